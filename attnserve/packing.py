@@ -1,0 +1,48 @@
+"""Packing: sequences to the feeds of one run, and back. The only maker of `slots`.
+
+A batch is the concatenation of its sequences (T rows). `slots [B, N]` holds the packed row of every (sequence, step)
+and T where there is none, so that no layer but attention ever sees padding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A batch in packed form: T rows, B sequences, N steps of the longest."""
+
+    tokens: NDArray[np.int64]
+    """[T] ids of all sequences, one after the other."""
+    positions: NDArray[np.int64]
+    """[T] step of each row within its sequence."""
+    slots: NDArray[np.int64]
+    """[B, N] packed row of every (sequence, step); T where there is none. Each row is one ascending run, then T only."""
+    lengths: list[int]
+    """Steps of each sequence."""
+
+    @property
+    def starts(self) -> list[int]:
+        """Packed row of each sequence's first step."""
+        return [int(row) for row in self.slots[:, 0]]
+
+
+def pack(sequences: Sequence[NDArray[np.int64]]) -> Packed:
+    """Pack sequences of at least one token each, in the order given."""
+    assert sequences, "a batch has at least one sequence"
+    lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
+    assert lengths.min() > 0, "a sequence has at least one token"
+    ends = np.cumsum(lengths)
+    num_rows = int(ends[-1])
+    starts = ends - lengths
+    step = np.arange(int(lengths.max()))
+    slots = np.where(step < lengths[:, None], starts[:, None] + step, num_rows)
+    return Packed(
+        tokens=np.concatenate(sequences).astype(np.int64, copy=False),
+        positions=np.arange(num_rows) - np.repeat(starts, lengths),
+        slots=slots,
+        lengths=lengths.tolist(),
+    )

@@ -1,0 +1,105 @@
+"""Checkpoints: `config.json` and `model.safetensors`, with an optional `card.json`. Pickle is never loaded."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from attnserve.models.config import TransformerConfig
+from attnserve.models.transformer import Transformer
+from attnserve.records import RecordError, from_json, read_text, to_json
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "card.json"
+MAX_JSON_BYTES = 16 * 1024 * 1024
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read; the message names the file or field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model ready to run, and the card that says how it was trained."""
+
+    model: Transformer
+    card: dict[str, Any]
+
+
+def save_checkpoint(model: Transformer, folder: str | os.PathLike[str], card: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint; `card` is free-form JSON, shown by the service at `GET /v1/models/{model}`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(to_json(model.config), indent=2) + "\n", "utf-8")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    if card is not None:
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint into a model in eval mode.
+
+    Raises:
+        CheckpointError: a file is missing or malformed, or a tensor is missing, unknown, not finite or of another shape.
+    """
+    folder = Path(folder)
+    try:
+        config = from_json(TransformerConfig, _read_json(folder / CONFIG_FILE))
+        card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).exists() else {}
+    except ValueError as error:
+        raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder / CONFIG_FILE}: {error}") from None
+    model = Transformer(config)
+    model.load_state_dict(_read_tensors(folder, model))
+    return Checkpoint(model=model.eval(), card=card)
+
+
+def _read_json(path: Path) -> Any:
+    text = read_text(path, MAX_JSON_BYTES)
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path}: not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise RecordError(f"{path}: expected a JSON object, got {type(document).__name__}")
+    return document
+
+
+def _read_tensors(folder: Path, model: Transformer) -> dict[str, torch.Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.exists():
+        pickles = sorted(file.name for pattern in ("*.pt", "*.pth", "*.bin", "*.ckpt") for file in folder.glob(pattern))
+        hint = (
+            f"; {pickles[0]} is a pickle, which runs code when loaded: convert it where you trust it, "
+            "with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+            if pickles
+            else ""
+        )
+        raise CheckpointError(f"{path}: no such file{hint}")
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise CheckpointError(f"{path}: {name}: missing; expected shape {list(expected[name].shape)}")
+        if name not in expected:
+            raise CheckpointError(f"{path}: {name}: unknown tensor; the config names none of that name")
+        if tensors[name].shape != expected[name].shape:
+            raise CheckpointError(
+                f"{path}: {name}: expected shape {list(expected[name].shape)}, got {list(tensors[name].shape)}"
+            )
+        if tensors[name].dtype != expected[name].dtype:
+            raise CheckpointError(
+                f"{path}: {name}: expected {expected[name].dtype}, got {tensors[name].dtype}; save the model as float32"
+            )
+        if not torch.isfinite(tensors[name]).all():
+            raise CheckpointError(f"{path}: {name}: expected finite numbers, got NaN or infinity")
+    return tensors
