@@ -1,0 +1,3 @@
+"""Checkpoint to bundle: the only place where torch and onnx meet."""
+
+from attnserve.export.job import export_checkpoint as export_checkpoint

@@ -25,7 +25,7 @@ class AddedPositions(nn.Module):
         else:
             self.register_buffer("table", table)
 
-    def forward(self, x: Float[Tensor, "T D"], positions: Int[Tensor, "T"]) -> Float[Tensor, "T D"]:
+    def forward(self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
         return x + self.table[positions]
 
 
@@ -46,7 +46,7 @@ class RotaryPositions(nn.Module):
         self.register_buffer("cosine", angle.cos().float())
         self.register_buffer("sine", angle.sin().float())
 
-    def at(self, positions: Int[Tensor, "T"]) -> Callable[[Tensor], Tensor]:
+    def at(self, positions: Int[Tensor, " T"]) -> Callable[[Tensor], Tensor]:
         """The rotation of [T, H, E] rows standing at `positions`."""
         cosine, sine = self.cosine[positions][:, None], self.sine[positions][:, None]
 

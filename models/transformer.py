@@ -55,7 +55,7 @@ class MultiHeadAttention(nn.Module):
         slots: Int[Tensor, "B N"],
         previous_value: Float[Tensor, "T H V"] | None,
         rotate: Callable[[Tensor], Tensor] | None,
-        head_scale: Float[Tensor, "H"] | None,
+        head_scale: Float[Tensor, " H"] | None,
     ) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T H V"]]:
         query, key, value = (
             project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.query, self.key, self.value)
@@ -117,10 +117,10 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "T"],
-        positions: Int[Tensor, "T"],
+        tokens: Int[Tensor, " T"],
+        positions: Int[Tensor, " T"],
         slots: Int[Tensor, "B N"],
-        rows: Int[Tensor, "R"],
+        rows: Int[Tensor, " R"],
         head_scale: Float[Tensor, "L H"] | None = None,
     ) -> Output:
         """Logits of `rows`, so the unembedding runs on R rows and never on all T.

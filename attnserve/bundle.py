@@ -1,0 +1,214 @@
+"""What a bundle is: the folder that export writes and service reads, and the only thing they share.
+
+Standard library only. A bundle holds
+
+    manifest.json                        this module's `Manifest`
+    model.onnx                           the graph; attention nodes of domain `attnserve`, each with a function body
+    weights/<weighting>.onnx             scores and weights of chosen rows, from captured queries and keys
+    weights/<weighting>.normaliser.onnx  the number each row is normalised by
+    golden.npz                           recorded truth (`attnserve.golden`)
+"""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnserve.records import RecordError, from_json, read_text, to_json
+
+FORMAT_VERSION = 1
+OP_DOMAIN = "attnserve"
+OP_VERSION = 1
+
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+
+# Names of the graph's inputs and outputs.
+TOKENS, POSITIONS, SLOTS, ROWS, CAPTURE, HEAD_SCALE = "tokens", "positions", "slots", "rows", "capture", "head_scale"
+LOGITS = "logits"
+CAPTURES = ("query", "key", "hidden", "value_norm", "metric")
+
+
+class BundleError(ValueError):
+    """A bundle is missing, damaged, of a newer format or fails its own proof; the message says which and where."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An input or output of the graph; symbolic sizes are letters (see docs/bundle.md)."""
+
+    name: str
+    dtype: str
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """How one layer attends: everything needed to recompute its weights from its queries and keys."""
+
+    variant: str
+    op: str
+    weighting: str
+    causal: bool
+    scale: float
+    epsilon: float
+    window: int
+    softcap: float
+    scope: str | None
+    scaling: str | None
+    num_heads: int
+    num_key_heads: int
+    head_size: int
+    value_size: int
+    captures: dict[str, str]
+    """Output name by kind (one of `CAPTURES`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deviation:
+    """A largest absolute difference from PyTorch float64, over all of golden."""
+
+    reference: float
+    """PyTorch's own, in the bundle's precision."""
+    allowed: float
+    measured: float | None = None
+    """ONNX Runtime's, on the machine that exported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """The error a bundle is allowed, measured at export."""
+
+    precision: str
+    logits: Deviation
+    maps: Deviation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a bundle comes from."""
+
+    checkpoint_sha256: dict[str, str]
+    """Hash of each checkpoint file."""
+    versions: dict[str, str]
+    """Library versions at export."""
+    created: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The description of a bundle."""
+
+    format_version: int
+    task: str
+    causal: bool
+    vocabulary_size: int
+    max_length: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    layers: tuple[Layer, ...]
+    provenance: Provenance
+    certificate: Certificate
+    files: dict[str, str]
+    """sha256 of every other file, by its path in the bundle."""
+    labels: tuple[str, ...] | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads of each layer."""
+        return self.layers[0].num_heads
+
+    @property
+    def weightings(self) -> tuple[str, ...]:
+        """The weightings in use, each with its own graphs."""
+        return tuple(dict.fromkeys(layer.weighting for layer in self.layers))
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `name` can name a model: a folder and a part of a URL, with no way out of either."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name) is not None
+
+
+def is_version(name: str) -> bool:
+    """Whether `name` is a version: a positive integer without leading zeros."""
+    return re.fullmatch(r"[1-9][0-9]{0,8}", name) is not None
+
+
+def capture_name(layer: int, kind: str) -> str:
+    """Name of the graph output that holds a layer's capture."""
+    return f"layers.{layer}.{kind}"
+
+
+def weights_file(weighting: str) -> str:
+    """Path in the bundle of the graph that computes scores and weights."""
+    return f"weights/{weighting}.onnx"
+
+
+def normaliser_file(weighting: str) -> str:
+    """Path in the bundle of the graph that computes row normalisers."""
+    return f"weights/{weighting}.normaliser.onnx"
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`; the caller fills `files` with `hash_files` first."""
+    (folder / MANIFEST_FILE).write_text(json.dumps(to_json(manifest), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a bundle except the manifest, by path with forward slashes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """Read and check the manifest of a bundle; no other file is opened.
+
+    Raises:
+        BundleError: no manifest, damaged, or of a newer format.
+    """
+    path = Path(folder) / MANIFEST_FILE
+    try:
+        document = json.loads(read_text(path, MAX_MANIFEST_BYTES))
+        version = document.get("format_version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise RecordError(
+                f"format_version: this release reads up to {FORMAT_VERSION}, got {version}; upgrade attnserve"
+            )
+        return from_json(Manifest, document)
+    except (RecordError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
+    """Compare every file with the hash the manifest gives for it.
+
+    Raises:
+        BundleError: a file is missing, changed, unlisted, or not a plain file inside the folder.
+    """
+    root = Path(folder)
+    for name in manifest.files:
+        path = root / name
+        if path.is_symlink() or not path.resolve().is_relative_to(root.resolve()):
+            raise BundleError(f"{path}: expected a plain file inside the bundle, got a link or a path out of it")
+        if not path.is_file():
+            raise BundleError(f"{path}: listed in the manifest, but missing")
+        if (found := hash_file(path)) != manifest.files[name]:
+            raise BundleError(f"{path}: expected sha256 {manifest.files[name]}, got {found}; the bundle is damaged")
+    unlisted = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+    unlisted -= {*manifest.files, MANIFEST_FILE}
+    if unlisted:
+        raise BundleError(f"{root / sorted(unlisted)[0]}: not listed in the manifest")

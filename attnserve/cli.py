@@ -1,0 +1,126 @@
+"""The command line. Every command imports its own package when called, so `serve` never touches torch."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+import attnserve
+
+EXTRAS = {"torch": "export", "onnx": "export", "onnxscript": "export", "jaxtyping": "export", "tqdm": "export"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 asked for wrongly."""
+    parser = argparse.ArgumentParser(prog="attnserve", description=attnserve.__doc__)
+    parser.add_argument("--version", action="version", version=f"attnserve {attnserve.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (summary, add_arguments, _) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=summary, description=summary))
+    # Only the command asked for adds its options: those of `train` and `serve` come from packages that take
+    # seconds to import.
+    parsed = parser.parse_args(arguments)
+    try:
+        return COMMANDS[parsed.command][2](parsed)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        return _fail(f"`attnserve {parsed.command}` needs {error.name}: pip install 'attnserve[{extra}]'")
+    except (ValueError, RuntimeError, OSError) as error:
+        # Ours say what was expected and what came; a traceback would only hide that.
+        if type(error).__module__.partition(".")[0] not in ("attnserve", "builtins"):
+            raise
+        return _fail(str(error))
+
+
+def _fail(message: str) -> int:
+    print(f"attnserve: {message}", file=sys.stderr)
+    return 1
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="folder with config.json and model.safetensors")
+    parser.add_argument("destination", help="REPOSITORY/model/version; must not exist")
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from attnserve.export import export_checkpoint
+
+    verified = export_checkpoint(parsed.checkpoint, parsed.destination, report=lambda line: print(line, flush=True))
+    print(verified.table)
+    print(f"onnx ReferenceEvaluator, logits: {verified.reference_logits:.1e}")
+    return 0
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="bundle folder, REPOSITORY/model/version")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    from attnserve.golden import read_golden, replay
+    from attnserve.runtime import Runtime
+
+    report = replay(Runtime(parsed.bundle, device=parsed.device), read_golden(parsed.bundle))
+    if parsed.json:
+        allowed = {"logits": report.certificate.logits.allowed, "maps": report.certificate.maps.allowed}
+        found = {"logits": report.logits, "maps": report.maps, "device": report.device, "passed": report.passed}
+        print(json.dumps({**found, "allowed": allowed, "table": report.table()}))
+    else:
+        print(report.table())
+    return 0 if report.passed else 1
+
+
+def _variants(_: argparse.Namespace) -> int:
+    from attnserve.models.attention.table import variants_table
+
+    print(variants_table(), end="")
+    return 0
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    recipes = parser.add_subparsers(dest="recipe", required=True, metavar="RECIPE")
+    nt = recipes.add_parser("nt", help="x(t) = x(t-1) + x(t-delay) mod symbols, one next token at a time")
+    from attnserve.models.recipes.nt import add_arguments
+
+    add_arguments(nt)
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from attnserve.models.recipes.nt import run
+
+    return run(parsed)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from attnserve.service.settings import add_arguments
+
+    parser.add_argument("repository", help="folder of bundles: REPOSITORY/model/version")
+    add_arguments(parser)
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from attnserve.service.server import serve
+
+    return serve(parsed)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from attnserve.service.bench import add_arguments
+
+    add_arguments(parser)
+
+
+def _bench(parsed: argparse.Namespace) -> int:
+    from attnserve.service.bench import run
+
+    return run(parsed)
+
+
+Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
+COMMANDS: dict[str, Command] = {
+    "export": ("Turn a checkpoint into a bundle, proven equal to PyTorch.", _add_export, _export),
+    "check": ("Replay a bundle's golden on this machine; needs no torch.", _add_check, _check),
+}

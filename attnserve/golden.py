@@ -1,0 +1,177 @@
+"""Golden: recorded truth, replayed on the machine that will serve the bundle. Needs no torch.
+
+`golden.npz` holds seeded sequences, the batches to run them in (each alone, and together), and PyTorch's float64
+logits and attention weights of chosen rows. Replay runs the batches in ONNX Runtime and recomputes the weights from the
+captures, just as the service does, so it proves the graph, the packing, the captures and the weights graphs at once.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.bundle import GOLDEN_FILE, LOGITS, BundleError, Certificate
+from attnserve.packing import Packed, pack
+from attnserve.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """The truth about a few sequences; S sequences, T rows in all, W vocabulary, P map rows."""
+
+    tokens: NDArray[np.int64]
+    """[T] ids of all sequences, one after the other."""
+    lengths: NDArray[np.int64]
+    """[S] steps of each sequence."""
+    batch_sizes: NDArray[np.int64]
+    """Number of sequences of each batch."""
+    batch_members: NDArray[np.int64]
+    """Sequences of all batches, one batch after the other."""
+    logit_rows: NDArray[np.int64]
+    """[R] rows of `tokens` whose logits are recorded, ascending."""
+    logits: NDArray[np.float64]
+    """[R, W] PyTorch float64."""
+    map_rows: NDArray[np.int64]
+    """[P] rows of `tokens` whose weights are recorded, ascending."""
+    maps: NDArray[np.float64]
+    """[P, layers, heads, longest sequence] PyTorch float64; 0 beyond a sequence's own end."""
+
+    @property
+    def sequences(self) -> list[NDArray[np.int64]]:
+        """The sequences, one array each."""
+        return np.split(self.tokens, np.cumsum(self.lengths)[:-1])
+
+    @property
+    def batches(self) -> list[NDArray[np.int64]]:
+        """The batches, as arrays of sequence numbers."""
+        return np.split(self.batch_members, np.cumsum(self.batch_sizes)[:-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """One line of a replay: the largest absolute differences in one batch."""
+
+    num_sequences: int
+    longest: int
+    logits: float
+    maps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a replay found."""
+
+    device: str
+    batches: tuple[BatchResult, ...]
+    certificate: Certificate
+
+    @property
+    def logits(self) -> float:
+        """Largest difference in the logits."""
+        return max(batch.logits for batch in self.batches)
+
+    @property
+    def maps(self) -> float:
+        """Largest difference in the weights."""
+        return max(batch.maps for batch in self.batches)
+
+    @property
+    def passed(self) -> bool:
+        """Whether both are within the certificate; NaN is not."""
+        return self.logits <= self.certificate.logits.allowed and self.maps <= self.certificate.maps.allowed
+
+    def table(self) -> str:
+        """The report as text, for people."""
+        head = f"{'sequences':>9}  {'longest':>7}  {'logits':>8}  {'maps':>8}"
+        lines = [
+            f"{batch.num_sequences:>9}  {batch.longest:>7}  {batch.logits:>8.1e}  {batch.maps:>8.1e}"
+            for batch in self.batches
+        ]
+        certificate = self.certificate
+        allowed = f"{'allowed':>18}  {certificate.logits.allowed:>8.1e}  {certificate.maps.allowed:>8.1e}"
+        verdict = "within the certificate" if self.passed else "OUTSIDE THE CERTIFICATE"
+        return "\n".join(
+            [f"largest differences from PyTorch float64, on {self.device}:", head, *lines, allowed, verdict]
+        )
+
+
+def read_golden(folder: str | os.PathLike[str]) -> Golden:
+    """Read `golden.npz`; pickled arrays are refused.
+
+    Raises:
+        BundleError: missing or malformed.
+    """
+    path = Path(folder) / GOLDEN_FILE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Golden(**{name: arrays[name] for name in arrays.files})
+    except (OSError, ValueError, TypeError) as error:
+        raise BundleError(f"{path}: cannot be read as golden: {error}") from None
+
+
+def write_golden(folder: Path, golden: Golden) -> None:
+    """Write `golden.npz`."""
+    np.savez_compressed(folder / GOLDEN_FILE, **vars(golden))
+
+
+def replay(runtime: Runtime, golden: Golden, progress: Callable[[int], Any] = lambda _: None) -> Report:
+    """Run every batch of `golden` and measure the largest differences; `progress` is told each batch's number."""
+    results = []
+    for number, members in enumerate(golden.batches):
+        results.append(_replay_batch(runtime, golden, members))
+        progress(number)
+    return Report(device=runtime.device, batches=tuple(results), certificate=runtime.manifest.certificate)
+
+
+def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) -> BatchResult:
+    manifest = runtime.manifest
+    sequences = golden.sequences
+    packed = pack([sequences[member] for member in members])
+    rows, expected_logits = _rows_in_batch(golden, members, packed, golden.logit_rows)
+    map_rows, expected_maps = _rows_in_batch(golden, members, packed, golden.map_rows)
+    names = [layer.captures[kind] for layer in manifest.layers for kind in ("query", "key")]
+    everything = np.arange(len(packed.tokens))
+    outputs = runtime.run(packed, rows, [LOGITS, *names], capture=everything)
+    maps = 0.0
+    for start, length in zip(packed.starts, packed.lengths, strict=True):
+        chosen = (map_rows >= start) & (map_rows < start + length)
+        steps = map_rows[chosen] - start
+        if not len(steps):
+            continue
+        expected = golden.maps[expected_maps[chosen]]
+        for index, layer in enumerate(manifest.layers):
+            query = outputs[layer.captures["query"]][start + steps]
+            key = outputs[layer.captures["key"]][start : start + length]
+            blocks = runtime.weigh(layer, query, key, steps=steps, heads=range(layer.num_heads))
+            weights = np.concatenate([block.weights for block in blocks], axis=1).transpose(1, 0, 2)
+            maps = _largest(maps, weights - expected[:, index, :, :length])
+    return BatchResult(
+        num_sequences=len(members),
+        longest=max(packed.lengths),
+        logits=_largest(0.0, outputs[LOGITS] - golden.logits[expected_logits]),
+        maps=maps,
+    )
+
+
+def _rows_in_batch(
+    golden: Golden, members: NDArray[np.int64], packed: Packed, recorded: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Packed rows of this batch that are among `recorded`, and where in `recorded` each stands."""
+    ends = np.cumsum(golden.lengths)
+    origin = np.concatenate([np.arange(ends[member] - golden.lengths[member], ends[member]) for member in members])
+    # A sequence may stand in a batch twice, so look rows up rather than intersect.
+    index = np.searchsorted(recorded, origin)
+    found = recorded[np.minimum(index, len(recorded) - 1)] == origin
+    return np.flatnonzero(found), index[found]
+
+
+def _largest(so_far: float, difference: NDArray[np.floating[Any]]) -> float:
+    """Largest absolute value, where NaN counts as infinite: `max` alone would lose it."""
+    if not difference.size:
+        return so_far
+    largest = float(np.abs(difference).max())
+    return max(so_far, largest if np.isfinite(largest) else float("inf"))

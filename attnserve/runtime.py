@@ -1,0 +1,212 @@
+"""`Runtime`: a bundle opened in ONNX Runtime. Golden replay, `attnserve check` and the service's engine all use this."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.bundle import (
+    CAPTURE,
+    HEAD_SCALE,
+    MODEL_FILE,
+    POSITIONS,
+    ROWS,
+    SLOTS,
+    TOKENS,
+    BundleError,
+    Layer,
+    Manifest,
+    normaliser_file,
+    read_manifest,
+    verify_files,
+    weights_file,
+)
+from attnserve.packing import Packed
+
+DEVICES = ("auto", "cpu", "cuda")
+NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
+# Weights of one block of query rows: H x Q x K numbers, 8 MB in float32.
+MAX_BLOCK_NUMBERS = 2 * 1024 * 1024
+
+
+class DeviceError(RuntimeError):
+    """The device asked for cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightRows:
+    """Weights of one layer for chosen heads and query steps of one sequence."""
+
+    steps: NDArray[np.int64]
+    """[Q] query steps."""
+    first_key: NDArray[np.int64]
+    """[Q] first key each row may see."""
+    last_key: NDArray[np.int64]
+    """[Q] last key each row may see."""
+    scores: NDArray[np.float32]
+    """[H, Q, K] before weighting, those of keys that may not be seen included."""
+    weights: NDArray[np.float32]
+    """[H, Q, K]; exactly 0 where a key may not be seen."""
+
+
+class Runtime:
+    """The sessions of one bundle on one device.
+
+    Args:
+        folder: the bundle.
+        device: "cpu", "cuda" or "auto" (CUDA where a CUDA session can really be made).
+        num_threads: of each session; 0 is ONNX Runtime's choice, one per physical core.
+
+    Raises:
+        BundleError: the bundle is damaged or ONNX Runtime cannot load it.
+        DeviceError: `device` is "cuda" and no CUDA session can be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, device: str = "cpu", num_threads: int = 0) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(self.folder)
+        verify_files(self.folder, self.manifest)
+        self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads)
+        self._weights = {
+            weighting: (
+                _open(self.folder / normaliser_file(weighting), "cpu", num_threads),
+                _open(self.folder / weights_file(weighting), "cpu", num_threads),
+            )
+            for weighting in self.manifest.weightings
+        }
+
+    def feeds(
+        self,
+        packed: Packed,
+        rows: NDArray[np.int64],
+        capture: NDArray[np.int64] = NO_ROWS,
+        head_scale: NDArray[np.float32] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The graph's inputs for one batch; see `run`."""
+        feeds = {
+            TOKENS: packed.tokens,
+            POSITIONS: packed.positions,
+            SLOTS: packed.slots,
+            ROWS: rows,
+            CAPTURE: capture,
+        }
+        return feeds if head_scale is None else {**feeds, HEAD_SCALE: head_scale}
+
+    def run(
+        self,
+        packed: Packed,
+        rows: NDArray[np.int64],
+        outputs: Sequence[str],
+        capture: NDArray[np.int64] = NO_ROWS,
+        head_scale: NDArray[np.float32] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run the graph on one batch.
+
+        Args:
+            packed: the batch.
+            rows: [R] packed rows whose logits are wanted.
+            outputs: names of the outputs to return.
+            capture: [C] packed rows the captures among `outputs` are gathered from.
+            head_scale: [layers, heads] factor on every head's output; None is all ones.
+        """
+        values = self.session.run(list(outputs), self.feeds(packed, rows, capture, head_scale))
+        return dict(zip(outputs, values, strict=True))
+
+    def weigh(
+        self,
+        layer: Layer,
+        query: NDArray[np.float32],
+        key: NDArray[np.float32],
+        *,
+        steps: NDArray[np.int64],
+        heads: Sequence[int],
+    ) -> Iterator[WeightRows]:
+        """Recompute weights from captured queries and keys, in blocks of query rows.
+
+        Args:
+            layer: how the layer attends.
+            query: [Q, heads of the layer, E], captured rows at `steps`.
+            key: [N, key heads, E], the captured rows of the whole sequence.
+            steps: [Q] steps of the query rows within the sequence.
+            heads: query heads wanted, in the order wanted.
+        """
+        normaliser_session, weights_session = self._weights[layer.weighting]
+        length = len(key)
+        last = steps if layer.causal else np.full_like(steps, length - 1)
+        first = np.zeros_like(steps)
+        if layer.window:
+            first = np.maximum(steps - layer.window + 1, 0)
+            last = np.minimum(last, steps + layer.window - 1)
+        group = layer.num_heads // layer.num_key_heads
+        keys = key[:, [head // group for head in heads]].transpose(1, 0, 2).astype(np.float32)
+        queries = query[:, list(heads)].transpose(1, 0, 2).astype(np.float32)
+        block = max(1, MAX_BLOCK_NUMBERS // (len(heads) * length))
+        for start in range(0, len(steps), block):
+            part = slice(start, start + block)
+            feeds = {
+                "query": np.ascontiguousarray(queries[:, part]),
+                "key": np.ascontiguousarray(keys),
+                "first_key": first[part],
+                "last": last[part],
+                "scale": np.array(layer.scale, np.float32),
+                "softcap": np.array(layer.softcap, np.float32),
+            }
+            (normaliser,) = normaliser_session.run(None, feeds)
+            feeds |= {"epsilon": np.array(layer.epsilon, np.float32), "normaliser": normaliser}
+            scores, weights = weights_session.run(None, feeds)
+            yield WeightRows(
+                steps=steps[part], first_key=first[part], last_key=last[part], scores=scores, weights=weights
+            )
+
+
+def _open_model(path: Path, device: str, num_threads: int) -> tuple[Any, str]:
+    """Open the model on `device`; "auto" decides by making a CUDA session.
+
+    The provider list alone says nothing: onnxruntime-gpu names CUDA on machines without a GPU.
+    """
+    if device not in DEVICES:
+        raise DeviceError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
+    if device == "cpu":
+        return _open(path, "cpu", num_threads), "cpu"
+    import onnxruntime
+
+    reason = "this onnxruntime has no CUDA provider; install attnserve[gpu]"
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        if _has_nvidia_driver():
+            onnxruntime.preload_dlls()
+            session = _open(path, "cuda", num_threads)
+            if session.get_providers()[0] == "CUDAExecutionProvider":
+                return session, "cuda"
+            reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
+        else:
+            reason = "this machine has no NVIDIA driver"
+    if device == "cuda":
+        raise DeviceError(f"device: expected a usable CUDA device, got none: {reason}")
+    return _open(path, "cpu", num_threads), "cpu"
+
+
+def _has_nvidia_driver() -> bool:
+    """Whether trying CUDA makes sense; without a driver ONNX Runtime writes several lines of errors to stderr."""
+    return sys.platform == "win32" or Path("/proc/driver/nvidia").exists() or Path("/dev/nvidiactl").exists()
+
+
+def _open(path: Path, device: str, num_threads: int) -> Any:
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    # A service waits for work more than it works: idle threads must not burn a core spinning.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # 3 = errors. Warnings are about graph optimisations that no operator can act upon.
+    options.log_severity_level = 3
+    providers = ["CUDAExecutionProvider"] if device == "cuda" else []
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen types of its own, none of them public.
+        raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from None

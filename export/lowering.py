@@ -1,0 +1,69 @@
+"""Lowering: while a model is traced, each `Attention` emits its op of domain `attnserve` instead of computing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from attnserve.bundle import OP_DOMAIN, OP_VERSION
+from attnserve.models.attention.layer import Attention
+
+
+@contextmanager
+def lowered(model: nn.Module) -> Iterator[None]:
+    """Swap the functions of every `Attention` in `model` for symbolic ops, and put them back afterwards."""
+    layers = [module for module in model.modules() if isinstance(module, Attention)]
+    originals = [(layer, layer.attend, layer.measure) for layer in layers]
+    try:
+        for layer in layers:
+            layer.attend = _Attend(layer)
+            if layer.measure is not None:
+                layer.measure = _Measure(layer)
+        yield
+    finally:
+        for layer, attend, measure in originals:
+            layer.attend, layer.measure = attend, measure
+
+
+class _Attend:
+    """Emits the attention node of a layer."""
+
+    def __init__(self, layer: Attention) -> None:
+        self.op = layer.variant.op
+        self.attributes: dict[str, int | float] = {
+            "causal": int(layer.causal),
+            "scale": float(layer.scale),
+            "epsilon": float(layer.config.epsilon),
+            "window": layer.config.window,
+            "softcap": float(layer.config.softcap),
+        }
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, slots: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            f"{OP_DOMAIN}::{self.op}",
+            (query, key, value, slots),
+            self.attributes,
+            dtype=value.dtype,
+            shape=(query.shape[0], query.shape[1], value.shape[2]),
+            version=OP_VERSION,
+        )
+
+
+class _Measure:
+    """Emits the metric node of a layer."""
+
+    def __init__(self, layer: Attention) -> None:
+        assert layer.variant.metric_op is not None
+        self.op = layer.variant.metric_op
+        self.attributes = {"prefix": int(layer.config.scope == "prefix"), "mean": int(layer.config.scaling == "mean")}
+
+    def __call__(self, value: Tensor, previous_value: Tensor, slots: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            f"{OP_DOMAIN}::{self.op}",
+            (value, previous_value, slots),
+            self.attributes,
+            dtype=value.dtype,
+            shape=tuple(value.shape),
+            version=OP_VERSION,
+        )

@@ -1,0 +1,88 @@
+"""Verifying a bundle before anyone can see it: `attnserve check` where torch cannot be imported, and a second reader."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from attnserve.bundle import CAPTURE, HEAD_SCALE, LOGITS, MODEL_FILE, POSITIONS, ROWS, SLOTS, TOKENS, BundleError
+from attnserve.golden import Golden
+from attnserve.packing import pack
+
+# The evaluator is plain numpy and slow: a few short sequences in one batch are enough to read the graph a second way.
+REFERENCE_MAX_ROWS = 40
+
+CHECK = """
+import sys
+for name in ("torch", "onnx", "onnxscript"):
+    sys.modules[name] = None  # makes `import name` fail
+from attnserve.cli import main
+raise SystemExit(main(["check", sys.argv[1], "--json"]))
+"""
+
+
+class VerificationError(BundleError):
+    """An exported bundle does not answer as PyTorch does; nothing was published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What the two readers measured, as largest absolute differences from PyTorch float64."""
+
+    table: str
+    logits: float
+    maps: float
+    reference_logits: float
+
+
+def verify(folder: Path, golden: Golden) -> Verified:
+    """Replay golden in a process of its own, and run the graph in onnx's ReferenceEvaluator.
+
+    Raises:
+        VerificationError: a difference is outside the certificate; the message holds the table.
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", CHECK, str(folder)], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    try:
+        report = json.loads(process.stdout)
+    except json.JSONDecodeError:
+        raise VerificationError(f"{folder}: attnserve check failed:\n{process.stdout}{process.stderr}") from None
+    if process.returncode != 0:
+        raise VerificationError(f"{folder}: {report['table']}")
+    reference = _reference_difference(folder, golden)
+    if not reference <= report["allowed"]["logits"]:
+        raise VerificationError(
+            f"{folder}: onnx's ReferenceEvaluator differs by {reference:.1e} in the logits; "
+            f"expected at most {report['allowed']['logits']:.1e}"
+        )
+    return Verified(
+        table=report["table"], logits=report["logits"], maps=report["maps"], reference_logits=reference
+    )
+
+
+def _reference_difference(folder: Path, golden: Golden) -> float:
+    """Largest difference in the logits when onnx's own evaluator runs the graph and its function bodies."""
+    starts = np.cumsum(golden.lengths) - golden.lengths
+    members = [index for index, end in enumerate(np.cumsum(golden.lengths)) if end <= REFERENCE_MAX_ROWS] or [0]
+    packed = pack([golden.sequences[index] for index in members])
+    origin = np.concatenate([np.arange(starts[index], starts[index] + golden.lengths[index]) for index in members])
+    rows = np.flatnonzero(np.isin(origin, golden.logit_rows))
+    model = onnx.load(folder / MODEL_FILE)
+    (head_scale,) = (entry for entry in model.graph.initializer if entry.name == HEAD_SCALE)
+    feeds = {
+        TOKENS: packed.tokens,
+        POSITIONS: packed.positions,
+        SLOTS: packed.slots,
+        ROWS: rows,
+        CAPTURE: np.empty(0, np.int64),
+        HEAD_SCALE: onnx.numpy_helper.to_array(head_scale),
+    }
+    (logits,) = ReferenceEvaluator(model).run([LOGITS], feeds)
+    expected = golden.logits[np.searchsorted(golden.logit_rows, origin[rows])]
+    return float(np.abs(logits - expected).max())

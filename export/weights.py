@@ -1,0 +1,134 @@
+"""The weights graphs: scores, weights and row normalisers of chosen rows, from captured queries and keys.
+
+They are how the service answers questions about attention: for exactly the layers, heads and query rows asked for, in
+memory that does not grow with N x N. One pair per weighting:
+
+    <weighting>.normaliser.onnx  query [H, Q, E], key [H, K, E], first_key [Q], last [Q], scale, softcap
+                                 -> normaliser [H, Q] (softmax: log-sum-exp; expressive: row sum), in blocks of keys
+    <weighting>.onnx             the same, epsilon and normaliser -> scores [H, Q, K], weights [H, Q, K]
+
+`first_key` and `last` are the first and last key that each row may see. Key heads are repeated by the caller.
+"""
+
+from onnxscript import BOOL, FLOAT, INT64, OnnxFunction, script
+from onnxscript.values import Opset
+
+from attnserve.export.bodies.domain import op
+
+KEY_BLOCK = 1024
+LOWEST = -3.4028234e38
+# Beyond it 1 + z^2 rounds to z^2 in float32 (see the body of ExpressiveAttention).
+MAX_ABS_SCORE = 8388608.0
+
+PARTS = Opset("attnserve.weights", 1)
+
+
+@script(PARTS, default_opset=op)
+def score(query: FLOAT["H", "Q", "E"], key: FLOAT["H", "K", "E"], scale: FLOAT, softcap: FLOAT):
+    plain = op.MatMul(query * scale, op.Transpose(key, perm=[0, 2, 1]))
+    if softcap > 0.0:
+        scores = softcap * op.Tanh(plain / softcap)
+    else:
+        scores = op.Identity(plain)
+    return scores
+
+
+@script(PARTS, default_opset=op)
+def allow(first_key: INT64["Q"], last: INT64["Q"], first_column: INT64, num_columns: INT64):
+    column = op.Unsqueeze(op.Range(first_column, first_column + num_columns, 1), [0])
+    return op.And(column >= op.Unsqueeze(first_key, [1]), column <= op.Unsqueeze(last, [1]))
+
+
+@script(PARTS, default_opset=op)
+def similarity(scores: FLOAT["H", "Q", "K"], allowed: BOOL["Q", "K"]):
+    clamped = op.Clip(scores, -MAX_ABS_SCORE, MAX_ABS_SCORE)
+    square = clamped * clamped
+    return op.Where(allowed, square / (square + 1.0), 0.0)
+
+
+@script(PARTS, default_opset=op)
+def softmax_normaliser(
+    query: FLOAT["H", "Q", "E"],
+    key: FLOAT["H", "K", "E"],
+    first_key: INT64["Q"],
+    last: INT64["Q"],
+    scale: FLOAT,
+    softcap: FLOAT,
+) -> FLOAT["H", "Q"]:
+    zero_rows = op.ReduceSum(query, [-1], keepdims=0) * 0.0
+    largest = zero_rows + LOWEST
+    total = op.Identity(zero_rows)
+    num_keys = op.Squeeze(op.Shape(key, start=1, end=2))
+    num_blocks = (num_keys + (KEY_BLOCK - 1)) / KEY_BLOCK
+    for block in range(num_blocks):
+        start = block * KEY_BLOCK
+        part = op.Slice(key, op.Unsqueeze(start, [0]), op.Unsqueeze(start + KEY_BLOCK, [0]), [1])
+        scores = score(query, part, scale, softcap)
+        allowed = allow(first_key, last, start, op.Squeeze(op.Shape(part, start=1, end=2)))
+        new_largest = op.Max(largest, op.ReduceMax(op.Where(allowed, scores, LOWEST), [-1], keepdims=0))
+        exponentials = op.Where(allowed, op.Exp(scores - op.Unsqueeze(new_largest, [-1])), 0.0)
+        total = total * op.Exp(largest - new_largest) + op.ReduceSum(exponentials, [-1], keepdims=0)
+        largest = op.Identity(new_largest)
+    normaliser = largest + op.Log(total)
+    return normaliser
+
+
+@script(PARTS, default_opset=op)
+def expressive_normaliser(
+    query: FLOAT["H", "Q", "E"],
+    key: FLOAT["H", "K", "E"],
+    first_key: INT64["Q"],
+    last: INT64["Q"],
+    scale: FLOAT,
+    softcap: FLOAT,
+) -> FLOAT["H", "Q"]:
+    total = op.ReduceSum(query, [-1], keepdims=0) * 0.0
+    num_keys = op.Squeeze(op.Shape(key, start=1, end=2))
+    num_blocks = (num_keys + (KEY_BLOCK - 1)) / KEY_BLOCK
+    for block in range(num_blocks):
+        start = block * KEY_BLOCK
+        part = op.Slice(key, op.Unsqueeze(start, [0]), op.Unsqueeze(start + KEY_BLOCK, [0]), [1])
+        scores = score(query, part, scale, softcap)
+        allowed = allow(first_key, last, start, op.Squeeze(op.Shape(part, start=1, end=2)))
+        total = total + op.ReduceSum(similarity(scores, allowed), [-1], keepdims=0)
+    normaliser = op.Identity(total)
+    return normaliser
+
+
+@script(PARTS, default_opset=op)
+def softmax_weights(
+    query: FLOAT["H", "Q", "E"],
+    key: FLOAT["H", "K", "E"],
+    first_key: INT64["Q"],
+    last: INT64["Q"],
+    scale: FLOAT,
+    softcap: FLOAT,
+    epsilon: FLOAT,
+    normaliser: FLOAT["H", "Q"],
+) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
+    scores = score(query, key, scale, softcap)
+    allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
+    weights = op.Where(allowed, op.Exp(scores - op.Unsqueeze(normaliser + epsilon, [-1])), 0.0)
+    return scores, weights
+
+
+@script(PARTS, default_opset=op)
+def expressive_weights(
+    query: FLOAT["H", "Q", "E"],
+    key: FLOAT["H", "K", "E"],
+    first_key: INT64["Q"],
+    last: INT64["Q"],
+    scale: FLOAT,
+    softcap: FLOAT,
+    epsilon: FLOAT,
+    normaliser: FLOAT["H", "Q"],
+) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
+    scores = score(query, key, scale, softcap)
+    allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
+    total = op.Unsqueeze(normaliser + epsilon, [-1])
+    weights = similarity(scores, allowed) / op.Where(total > 0.0, total, 1.0)
+    return scores, weights
+
+
+WEIGHTS: dict[str, OnnxFunction] = {"softmax": softmax_weights, "expressive": expressive_weights}
+NORMALISERS: dict[str, OnnxFunction] = {"softmax": softmax_normaliser, "expressive": expressive_normaliser}
