@@ -8,12 +8,13 @@ Shape letters, in this package and in docs/attention.md:
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Weigh(Protocol):
     """Scores to weights, row by row: the formula that makes a variant."""
 
