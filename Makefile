@@ -1,0 +1,73 @@
+# The words of this project: `make help` lists them. Everything is installed in .venv and nowhere else.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: install serve bundles test test-all tests lint typecheck bench checkpoints clean help
+
+PYTHON ?= python3
+PORT ?= 8000
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+install: $(INSTALLED) ## Make .venv with everything in it (the other words do it by themselves)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) must be Python 3.11 or newer. If a newer one is installed: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	@# pip comes last into a new environment, so without it one was left half made.
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[export,dev]'
+	@touch $@
+
+serve: bundles ## Export the committed checkpoints and serve them on 127.0.0.1, PORT=8000
+	@exec $(BIN)/attnserve serve repository --host 127.0.0.1 --port $(PORT)
+
+# A checkpoint newer than its newest bundle becomes the next version: published bundles never change.
+bundles: install ## Export each committed checkpoint to repository/, unless its bundle is up to date
+	@for checkpoint in checkpoints/*/; do \
+	  bundles=repository/$$(basename "$$checkpoint"); \
+	  newest=$$(ls "$$bundles" 2>/dev/null | grep -E '^[1-9][0-9]*$$' | sort -n | tail -n 1 || true); \
+	  manifest=$$bundles/$$newest/manifest.json; \
+	  if [ ! -f "$$manifest" ] || [ -n "$$(find "$$checkpoint" -type f -newer "$$manifest")" ]; then \
+	    $(BIN)/attnserve export "$$checkpoint" "$$bundles/$$((newest + 1))"; \
+	  fi; \
+	done
+
+test: lint typecheck ## Lint, types and the fast tests
+	@$(BIN)/python -m pytest -m 'not slow'
+
+test-all: install ## Everything, with the seconds of each part
+	@for part in lint typecheck tests; do SECONDS=0; $(MAKE) $$part; echo "== $$part: $$SECONDS s"; done
+
+tests: install
+	@$(BIN)/python -m pytest --durations=15
+
+lint: install ## Style, formatting, spelling, the Dockerfile
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/typos
+	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; else echo "hadolint skipped: no build of it for this system"; fi
+
+# mypy does not follow the import hook of an editable install, so it reads what users get: an installed copy.
+# build/lib goes too: setuptools would pack modules that have left the tree.
+typecheck: install ## mypy --strict
+	@rm -rf build/lib build/types
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --target build/types .
+	@cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p attnserve \
+	  | sed -E 's#^attnserve/(models|export|service)/#\1/#'
+
+bench: install ## Measure the engine against bare ONNX Runtime: ARGS="..."
+	@$(BIN)/attnserve bench $(ARGS)
+
+checkpoints: install ## Train the committed checkpoints again
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash checkpoints/train.sh
+
+clean: ## Remove caches and build outputs; .venv and repository/ stay
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
