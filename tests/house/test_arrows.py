@@ -1,0 +1,141 @@
+"""Who may import whom: the arrows keep torch out of the service, and bundles readable by the standard library alone."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = {
+    "attnserve": "attnserve",
+    "models": "attnserve.models",
+    "export": "attnserve.export",
+    "service": "attnserve.service",
+}
+FRONT_DOOR = {"attnserve.__main__", "attnserve.cli"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrows:
+    """Dotted prefixes a module may import besides the standard library."""
+
+    at_import: set[str]
+    when_called: set[str]
+    """Inside functions only: whoever imports the module does not pay for these, and need not have them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    name: str
+    line: int
+    inside_function: bool
+
+
+def module_name(path: Path) -> str:
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([FOLDERS[folder], *rest]).removesuffix(".__init__")
+
+
+SOURCES = {module_name(path): path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))}
+SPINE = {name for name in SOURCES if name.count(".") == 1 and SOURCES[name].parent.name == "attnserve"} - FRONT_DOOR
+SPINE.add("attnserve.__version__")
+
+# The longest prefix of a module's name decides. Lists of what is allowed, not of what is forbidden: a new dependency
+# is a decision about a room, taken here and in pyproject.toml.
+ARROWS = {
+    "attnserve": Arrows(at_import=SPINE | {"numpy"}, when_called={"onnxruntime"}),
+    "attnserve.bundle": Arrows(at_import={"attnserve.records"}, when_called=set()),
+    "attnserve.records": Arrows(at_import=set(), when_called=set()),
+    "attnserve.__main__": Arrows(at_import={"attnserve.cli"}, when_called=set()),
+    "attnserve.cli": Arrows(
+        at_import=SPINE,
+        when_called={"attnserve.models", "attnserve.export", "attnserve.service", "numpy", "onnxruntime"},
+    ),
+    "attnserve.models": Arrows(
+        at_import=SPINE | {"attnserve.models", "jaxtyping", "numpy", "safetensors", "torch", "tqdm"}, when_called=set()
+    ),
+    "attnserve.export": Arrows(
+        at_import=SPINE
+        | {"attnserve.export", "attnserve.models"}
+        | {"jaxtyping", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "tqdm"},
+        when_called=set(),
+    ),
+    "attnserve.service": Arrows(
+        at_import=SPINE
+        | {"attnserve.service", "anyio", "fastapi", "numpy", "onnxruntime", "orjson", "pydantic", "pydantic_core"}
+        | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn"},
+        when_called=set(),
+    ),
+}
+
+
+def arrows_of(module: str) -> Arrows:
+    prefixes = [prefix for prefix in ARROWS if module == prefix or module.startswith(prefix + ".")]
+    return ARROWS[max(prefixes, key=len)]
+
+
+def imports(node: ast.AST, inside_function: bool = False) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield Import(name=alias.name, line=node.lineno, inside_function=inside_function)
+    elif isinstance(node, ast.ImportFrom):
+        module = "." * node.level + (node.module or "")
+        for alias in node.names:
+            yield Import(name=f"{module}.{alias.name}", line=node.lineno, inside_function=inside_function)
+    inside_function |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child, inside_function)
+
+
+def faults(module: str, source: str) -> list[str]:
+    arrows = arrows_of(module)
+    found = []
+    for item in imports(ast.parse(source)):
+        allowed = arrows.at_import | (arrows.when_called if item.inside_function else set())
+        # Bare `import attnserve` is the version. Relative imports begin with a dot and match nothing: one way to name
+        # a module.
+        if item.name == "attnserve" or item.name.split(".")[0] in sys.stdlib_module_names:
+            continue
+        if not any(item.name == prefix or item.name.startswith(prefix + ".") for prefix in allowed):
+            where = "in a function" if item.inside_function else "at import"
+            found.append(f"{module}:{item.line} imports {item.name} {where}; allowed: {', '.join(sorted(allowed))}")
+    return found
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_imports_follow_the_arrows(module):
+    assert not faults(module, SOURCES[module].read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("attnserve.service.engine", "import torch"),
+        ("attnserve.service.engine", "def run():\n    import onnx.helper"),
+        ("attnserve.service.engine", "from attnserve import export"),
+        ("attnserve.service.engine", "from attnserve.cli import main"),
+        ("attnserve.service.engine", "from . import routes"),
+        ("attnserve.export.trace", "from attnserve.service.engine import Engine"),
+        ("attnserve.models.config", "if True:\n    from onnxscript import opset20"),
+        ("attnserve.golden", "import onnxruntime"),
+        ("attnserve.bundle", "import numpy"),
+        ("attnserve.cli", "from attnserve.export import export_bundle"),
+    ],
+)
+def test_a_wrong_arrow_is_found(module, source):
+    assert faults(module, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("attnserve.golden", "import json\nimport numpy as np\ndef replay():\n    import onnxruntime as ort"),
+        ("attnserve.cli", "async def serve():\n    from attnserve.service import create_app"),
+        ("attnserve.export.trace", "from attnserve import packing"),
+    ],
+)
+def test_a_right_arrow_is_not(module, source):
+    assert not faults(module, source)
