@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import attnserve
 
@@ -12,24 +13,27 @@ EXTRAS = {"torch": "export", "onnx": "export", "onnxscript": "export", "jaxtypin
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 asked for wrongly."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((argument for argument in given if not argument.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="attnserve", description=attnserve.__doc__)
     parser.add_argument("--version", action="version", version=f"attnserve {attnserve.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (summary, add_arguments, _) in COMMANDS.items():
-        add_arguments(commands.add_parser(name, help=summary, description=summary))
-    # Only the command asked for adds its options: those of `train` and `serve` come from packages that take
-    # seconds to import.
-    parsed = parser.parse_args(arguments)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:
-        return COMMANDS[parsed.command][2](parsed)
+        for name, command in COMMANDS.items():
+            subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
+            # Only the command asked for adds its options: they come from packages that take seconds to import.
+            if name == chosen:
+                command.add_arguments(subparser)
+        parsed = parser.parse_args(given)
+        return COMMANDS[parsed.command].run(parsed)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        return _fail(f"`attnserve {parsed.command}` needs {error.name}: pip install 'attnserve[{extra}]'")
+        return _fail(f"`attnserve {chosen}` needs {error.name}: pip install 'attnserve[{extra}]'")
     except (ValueError, RuntimeError, OSError) as error:
-        # Ours say what was expected and what came; a traceback would only hide that.
-        if type(error).__module__.partition(".")[0] not in ("attnserve", "builtins"):
+        # Ours say what was expected and what came, which a traceback would only hide; others are bugs.
+        if not type(error).__module__.startswith("attnserve.") and type(error) is not ValueError:
             raise
         return _fail(str(error))
 
@@ -119,8 +123,28 @@ def _bench(parsed: argparse.Namespace) -> int:
     return run(parsed)
 
 
-Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
-COMMANDS: dict[str, Command] = {
-    "export": ("Turn a checkpoint into a bundle, proven equal to PyTorch.", _add_export, _export),
-    "check": ("Replay a bundle's golden on this machine; needs no torch.", _add_check, _check),
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A word after `attnserve`."""
+
+    summary: str
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
+
+
+COMMANDS = {
+    "train": Command(summary="Train a model with a recipe.", run=_train, add_arguments=_add_train),
+    "export": Command(
+        summary="Turn a checkpoint into a bundle, proven equal to PyTorch.", run=_export, add_arguments=_add_export
+    ),
+    "check": Command(
+        summary="Replay a bundle's golden on this machine; needs no torch.", run=_check, add_arguments=_add_check
+    ),
+    "serve": Command(
+        summary="Serve every model of a repository over HTTP.", run=_serve, add_arguments=_add_serve
+    ),
+    "bench": Command(
+        summary="Measure the engine against bare ONNX Runtime.", run=_bench, add_arguments=_add_bench
+    ),
+    "variants": Command(summary="List the attention variants.", run=_variants),
 }

@@ -136,23 +136,26 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
     names = [layer.captures[kind] for layer in manifest.layers for kind in ("query", "key")]
     everything = np.arange(len(packed.tokens))
     outputs = runtime.run(packed, rows, [LOGITS, *names], capture=everything)
+    # What an ordinary prediction is: nothing captured.
+    plain = runtime.run(packed, rows, [LOGITS])
     maps = 0.0
     for start, length in zip(packed.starts, packed.lengths, strict=True):
         chosen = (map_rows >= start) & (map_rows < start + length)
         steps = map_rows[chosen] - start
         if not len(steps):
             continue
-        expected = golden.maps[expected_maps[chosen]]
+        expected_weights = golden.maps[expected_maps[chosen]]
         for index, layer in enumerate(manifest.layers):
             query = outputs[layer.captures["query"]][start + steps]
             key = outputs[layer.captures["key"]][start : start + length]
             blocks = runtime.weigh(layer, query, key, steps=steps, heads=range(layer.num_heads))
             weights = np.concatenate([block.weights for block in blocks], axis=1).transpose(1, 0, 2)
-            maps = _largest(maps, weights - expected[:, index, :, :length])
+            maps = _largest(maps, weights - expected_weights[:, index, :, :length])
+    expected = golden.logits[expected_logits]
     return BatchResult(
         num_sequences=len(members),
         longest=max(packed.lengths),
-        logits=_largest(0.0, outputs[LOGITS] - golden.logits[expected_logits]),
+        logits=_largest(_largest(0.0, plain[LOGITS] - expected), outputs[LOGITS] - expected),
         maps=maps,
     )
 

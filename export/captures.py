@@ -102,17 +102,23 @@ def _add_value_norm(
     constants = {
         "factors": factors.astype(np.float32),
         "read_heads": np.arange(layer.num_heads, dtype=np.int64) // group,
+        # One row more than asked for, cut off at the end: on an empty tensor (C = 0) ONNX Runtime's Reduce ops return
+        # a wrong shape, and its fusion of Transpose into MatMul divides by zero, which ends the process.
+        "extra": np.array([0], np.int64),
+        "first": np.array([0], np.int64),
         "last": np.array([-1], np.int64),
     }
     for suffix, array in constants.items():
         graph.initializer.append(numpy_helper.from_array(array, f"{name}.{suffix}"))
     steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
-        ("Gather", [value, CAPTURE], f"{name}.captured", {"axis": 0}),
+        ("Concat", [CAPTURE, f"{name}.extra"], f"{name}.rows", {"axis": 0}),
+        ("Gather", [value, f"{name}.rows"], f"{name}.captured", {"axis": 0}),
         ("Gather", [f"{name}.captured", f"{name}.read_heads"], f"{name}.values", {"axis": 1}),
         ("Transpose", [f"{name}.values"], f"{name}.by_head", {"perm": [1, 0, 2]}),
         ("MatMul", [f"{name}.by_head", f"{name}.factors"], f"{name}.projected", {}),
         ("ReduceL2", [f"{name}.projected", f"{name}.last"], f"{name}.norms", {"keepdims": 0}),
-        ("Transpose", [f"{name}.norms"], name, {"perm": [1, 0]}),
+        ("Transpose", [f"{name}.norms"], f"{name}.by_row", {"perm": [1, 0]}),
+        ("Slice", [f"{name}.by_row", f"{name}.first", f"{name}.last", f"{name}.first"], name, {}),
     ]
     for op_type, inputs, output, attributes in steps:
         graph.node.append(helper.make_node(op_type, inputs, [output], **attributes))

@@ -35,6 +35,18 @@ class Answer:
     """[n, layers, heads, n] per sequence."""
 
 
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Run torch on one thread: golden's few short sequences gain nothing from more, and wait for busy cores."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+@single_threaded()
 def record_golden(model: Transformer, *, seed: int = 0) -> tuple[Golden, Certificate]:
     """Record golden and the certificate that follows from it.
 

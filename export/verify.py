@@ -52,7 +52,7 @@ def verify(folder: Path, golden: Golden) -> Verified:
     try:
         report = json.loads(process.stdout)
     except json.JSONDecodeError:
-        raise VerificationError(f"{folder}: attnserve check failed:\n{process.stdout}{process.stderr}") from None
+        raise VerificationError(f"{folder}: attnserve check ended with {process.returncode}:\n{process.stdout}{process.stderr}") from None
     if process.returncode != 0:
         raise VerificationError(f"{folder}: {report['table']}")
     reference = _reference_difference(folder, golden)

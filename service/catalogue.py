@@ -1,0 +1,178 @@
+"""The catalogue: the models of a repository, loaded and proven, each behind its own queue."""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnserve.bundle import MANIFEST_FILE, BundleError, Manifest, is_model_name, is_version
+from attnserve.records import RecordError, read_text
+from attnserve.service.batching import Batcher
+from attnserve.service.engine import Engine
+from attnserve.service.problems import NotFound, Unavailable
+from attnserve.service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ALIASES_FILE = "aliases.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model that answers."""
+
+    name: str
+    version: int
+    versions: tuple[int, ...]
+    """Every version in the repository; `version` is the one served."""
+    engine: Engine
+    batcher: Batcher
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's description."""
+        return self.engine.manifest
+
+
+class Catalogue:
+    """Every model's active (else newest) version.
+
+    Models are loaded by `load`, which takes seconds and may run in a thread of its own; until then, and for a model
+    that failed, `find` says so.
+    """
+
+    def __init__(self, repository: str | os.PathLike[str], settings: Settings) -> None:
+        self.repository = Path(repository)
+        self.settings = settings
+        self.models: dict[str, ServedModel] = {}
+        self.failures: dict[str, str] = {}
+        self.is_loading = True
+        if not self.repository.is_dir():
+            raise BundleError(f"repository: expected a folder of bundles, got {self.repository}")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether loading is over and at least one model answers."""
+        return not self.is_loading and bool(self.models)
+
+    def load(self) -> None:
+        """Load every model; one that fails is named in the log and in `failures`, and disturbs no other.
+
+        Raises:
+            DeviceError: the device asked for cannot be used by any model.
+        """
+        for name in find_models(self.repository):
+            try:
+                self.models[name] = self._load_model(name)
+            except BundleError as error:
+                self.failures[name] = str(error)
+                log.error("%s cannot be served: %s", name, error)
+        self.is_loading = False
+
+    def find(self, name: str, version: int | None = None) -> ServedModel:
+        """The model that serves `name`.
+
+        Raises:
+            NotFound: no such model, or another version is served.
+            Unavailable: it is loading, or failed to load.
+        """
+        model = self.models.get(name)
+        if model is None and name in self.failures:
+            raise Unavailable(f"{name} is in the repository but cannot be served; the service's log says why")
+        if model is None and self.is_loading and is_model_name(name) and (self.repository / name).is_dir():
+            raise Unavailable(f"{name} is being loaded", headers={"Retry-After": "2"})
+        if model is None:
+            raise NotFound(f"model: expected one of {', '.join(sorted(self.models)) or 'none yet'}, got {name[:64]!r}")
+        if version is not None and version != model.version:
+            raise NotFound(f"version: {name} serves version {model.version}, got {version}")
+        return model
+
+    def close(self) -> None:
+        """Finish what is queued and stop every worker."""
+        for model in self.models.values():
+            model.batcher.close()
+
+    def _load_model(self, name: str) -> ServedModel:
+        versions = find_versions(self.repository / name)
+        version = choose_version(self.repository / name, versions)
+        engine = Engine(
+            self.repository / name / str(version),
+            device=self.settings.device,
+            num_threads=self.settings.num_threads or count_cores(),
+            tuning_seconds=self.settings.tuning_seconds,
+        )
+        batcher = Batcher(
+            engine.run,
+            engine.cost,
+            max_batch_bytes=self.settings.max_batch_bytes or memory_limit() // 2,
+            max_queue=self.settings.max_queue,
+            max_wait_ms=self.settings.max_wait_ms,
+            name=f"engine-{name}",
+        )
+        log.info("%s/%d answers on %s, golden replayed: %s", name, version, engine.runtime.device, _verdict(engine))
+        return ServedModel(name=name, version=version, versions=tuple(versions), engine=engine, batcher=batcher)
+
+
+def find_models(repository: Path) -> list[str]:
+    """Names of the folders that hold at least one bundle; temporary ones begin with a dot."""
+    folders = (folder for folder in sorted(repository.iterdir()) if is_model_name(folder.name) and folder.is_dir())
+    return [folder.name for folder in folders if find_versions(folder)]
+
+
+def find_versions(folder: Path) -> list[int]:
+    """Versions of a model, oldest first; 10 comes after 9."""
+    names = (entry.name for entry in folder.iterdir() if is_version(entry.name))
+    return sorted(int(name) for name in names if (folder / name / MANIFEST_FILE).is_file())
+
+
+def choose_version(folder: Path, versions: list[int]) -> int:
+    """The active version that `aliases.json` names, else the newest.
+
+    Raises:
+        BundleError: `aliases.json` is malformed or names a version that is not there.
+    """
+    path = folder / ALIASES_FILE
+    if not path.exists():
+        return versions[-1]
+    try:
+        aliases: Any = json.loads(read_text(path, 1024 * 1024))
+        active = aliases["active"]
+    except (RecordError, json.JSONDecodeError, TypeError, KeyError) as error:
+        raise BundleError(f'{path}: expected {{"active": version}}: {error}') from None
+    if active not in versions:
+        raise BundleError(f"{path}: active: expected one of {versions}, got {active!r}")
+    return int(active)
+
+
+def count_cores() -> int:
+    """Cores this process may use: its affinity, within the cgroup's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = _read_cgroup("cpu.max", "cpu/cpu.cfs_quota_us")
+    if quota is not None and quota.split()[0] not in ("max", "-1"):
+        period = (_read_cgroup("cpu.max", "cpu/cpu.cfs_period_us") or "100000").split()[-1]
+        cores = min(cores, max(1, round(int(quota.split()[0]) / int(period))))
+    return cores
+
+
+def memory_limit() -> int:
+    """Bytes this process may use: the cgroup's limit, else the machine's memory."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read_cgroup("memory.max", "memory/memory.limit_in_bytes")
+    return min(physical, int(limit)) if limit is not None and limit.isdigit() else physical
+
+
+def _read_cgroup(version_2: str, version_1: str) -> str | None:
+    for path in (Path("/sys/fs/cgroup") / version_2, Path("/sys/fs/cgroup") / version_1):
+        if path.is_file():
+            return path.read_text().strip()
+    return None
+
+
+def _verdict(engine: Engine) -> str:
+    report, certificate = engine.report, engine.manifest.certificate
+    return (
+        f"logits {report.logits:.1e} of {certificate.logits.allowed:.1e}, "
+        f"maps {report.maps:.1e} of {certificate.maps.allowed:.1e}"
+    )

@@ -1,0 +1,160 @@
+"""What a batch costs: the model of time and memory that decides who shares a batch.
+
+Rows cost the same wherever they stand; attention's function body computes B x N x N whatever the lengths are, so one
+long sequence makes its short neighbours as expensive as itself. Seconds and bytes are therefore
+
+    per run + per row * T + per cell * B * N^2
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnserve.bundle import Manifest
+
+# B x N shapes timed at warm-up: overhead, rows and cells each dominate somewhere.
+SHAPES = ((1, 1), (16, 1), (1, 32), (16, 32), (1, 128), (4, 128), (1, 256), (1, 512))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes of a batch that its cost depends on."""
+
+    num_rows: int = 0
+    num_sequences: int = 0
+    num_steps: int = 0
+    """Steps of the longest sequence."""
+
+    def add(self, length: int) -> "Shape":
+        """The batch with one more sequence."""
+        return Shape(
+            num_rows=self.num_rows + length,
+            num_sequences=self.num_sequences + 1,
+            num_steps=max(self.num_steps, length),
+        )
+
+    @property
+    def num_cells(self) -> int:
+        """Score cells of one head: B x N^2."""
+        return self.num_sequences * self.num_steps**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Estimated seconds and bytes of a batch."""
+
+    seconds_per_run: float
+    seconds_per_row: float
+    seconds_per_cell: float
+    bytes_per_row: float
+    bytes_per_cell: float
+
+    def seconds(self, shape: Shape) -> float:
+        """Time one run takes."""
+        return (
+            self.seconds_per_run + self.seconds_per_row * shape.num_rows + self.seconds_per_cell * shape.num_cells
+        )
+
+    def bytes(self, shape: Shape) -> float:
+        """Memory one run needs beyond the weights."""
+        return self.bytes_per_row * shape.num_rows + self.bytes_per_cell * shape.num_cells
+
+    def longest_within(self, max_bytes: float) -> int:
+        """Longest single sequence whose bytes stay within `max_bytes`."""
+        low, high = 0, 1
+        while self.bytes(Shape().add(high)) <= max_bytes:
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.bytes(Shape().add(middle)) <= max_bytes else (low, middle)
+        return low
+
+
+def take_batch(lengths: Iterable[int], cost: Cost, max_bytes: float) -> list[int]:
+    """Choose whom to run next: places in the queue, first come first.
+
+    The first is always taken, so nobody starves. Another joins while the batch costs no more time than its members
+    alone, and no more than `max_bytes`; those who do not fit wait, those behind them may still join.
+    """
+    places: list[int] = []
+    batch, alone = Shape(), 0.0
+    for place, length in enumerate(lengths):
+        joined = batch.add(length)
+        alone_with = alone + cost.seconds(Shape().add(length))
+        fits = cost.seconds(joined) <= alone_with and cost.bytes(joined) <= max_bytes
+        if fits or not places:
+            places.append(place)
+            batch, alone = joined, alone_with
+    return places
+
+
+def measure_cost(
+    manifest: Manifest,
+    run: Callable[[Sequence[int]], object],
+    *,
+    max_seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Cost:
+    """Time batches of several shapes and fit the cost model.
+
+    Args:
+        manifest: of the bundle measured.
+        run: runs a batch of sequences of the given lengths.
+        max_seconds: no new measurement begins after this time.
+        clock: seconds; a parameter so that tests need not wait.
+    """
+    start = clock()
+    shapes, seconds = [], []
+    for num_sequences, num_steps in SHAPES:
+        steps = min(num_steps, manifest.max_length)
+        if shapes and clock() - start > max_seconds:
+            break
+        lengths = [steps] * num_sequences
+        run(lengths)
+        durations = []
+        # The fastest of a few: what the machine can do, not what disturbed it.
+        for _ in range(5):
+            before = clock()
+            run(lengths)
+            durations.append(clock() - before)
+            if clock() - start > max_seconds:
+                break
+        shapes.append((1.0, float(num_sequences * steps), float(num_sequences * steps**2)))
+        seconds.append(min(durations))
+    per_run, per_row, per_cell = _fit(np.array(shapes), np.array(seconds))
+    bytes_per_row, bytes_per_cell = estimate_bytes(manifest)
+    return Cost(
+        seconds_per_run=per_run,
+        seconds_per_row=per_row,
+        seconds_per_cell=per_cell,
+        bytes_per_row=bytes_per_row,
+        bytes_per_cell=bytes_per_cell,
+    )
+
+
+def estimate_bytes(manifest: Manifest) -> tuple[float, float]:
+    """Bytes per row and per cell: what one layer holds at a time, since the runtime reuses it for the next.
+
+    Per cell: scores, their square or exponential and the masked result of every head, and the mask.
+    """
+    layer = manifest.layers[0]
+    width = layer.num_heads * layer.head_size
+    # Residual, query, key, value and their gathered copies, MLP, and captures of every layer.
+    return 4.0 * width * (16 + 4 * len(manifest.layers)), 4.0 * 3 * layer.num_heads + 8
+
+
+def _fit(shapes: np.ndarray, seconds: np.ndarray) -> tuple[float, float, float]:
+    """Least squares on relative errors with no coefficient below zero."""
+    used = list(range(shapes.shape[1]))
+    coefficients = np.zeros(shapes.shape[1])
+    while used:
+        scaled = shapes[:, used] / seconds[:, None]
+        solution, *_ = np.linalg.lstsq(scaled, np.ones(len(seconds)), rcond=None)
+        if (solution >= 0).all():
+            coefficients[used] = solution
+            break
+        used.pop(int(solution.argmin()))
+    per_run, per_row, per_cell = (float(value) for value in coefficients)
+    return per_run, per_row, per_cell

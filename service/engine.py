@@ -1,0 +1,103 @@
+"""`Engine`: runs batches of one model. Packs, runs, unpacks; knows nothing of HTTP or queues."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.bundle import LOGITS, BundleError
+from attnserve.golden import read_golden, replay
+from attnserve.packing import Packed, pack
+from attnserve.runtime import Runtime
+from attnserve.service.cost import Cost, measure_cost
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """One sequence and what is wanted of it."""
+
+    tokens: NDArray[np.int64]
+    """[n] ids."""
+    positions: NDArray[np.int64]
+    """[P] steps whose logits are wanted."""
+    captures: frozenset[str] = frozenset()
+    """Names of the outputs to capture over all steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a run said about one sequence."""
+
+    logits: NDArray[np.float32]
+    """[P, W]"""
+    captures: dict[str, NDArray[Any]]
+    """By output name, [n, ...] each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feeds:
+    """A batch as `Runtime.run` takes it."""
+
+    packed: Packed
+    rows: NDArray[np.int64]
+    capture: NDArray[np.int64]
+    outputs: list[str]
+
+
+class Engine:
+    """A bundle proven on this device, and what its batches cost.
+
+    Raises:
+        BundleError: damaged, or outside its certificate on this device.
+        DeviceError: the device asked for cannot be used.
+    """
+
+    def __init__(self, folder: str, *, device: str, num_threads: int, tuning_seconds: float) -> None:
+        self.runtime = Runtime(folder, device=device, num_threads=num_threads)
+        self.manifest = self.runtime.manifest
+        self.report = replay(self.runtime, read_golden(folder))
+        if not self.report.passed:
+            raise BundleError(f"{folder}: golden replay failed: {self.report.table()}")
+        self.cost: Cost = measure_cost(self.manifest, self._run_lengths, max_seconds=tuning_seconds)
+
+    def run(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Answer the jobs from one run, in their order."""
+        feeds = form_feeds(jobs)
+        outputs = self.runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture)
+        return split_outputs(jobs, outputs)
+
+    def _run_lengths(self, lengths: Sequence[int]) -> None:
+        one = np.zeros(1, np.int64)
+        self.run([Job(tokens=np.zeros(length, np.int64), positions=one) for length in lengths])
+
+
+def form_feeds(jobs: Sequence[Job]) -> Feeds:
+    """Pack jobs into one batch; rows and captures follow the order of the jobs."""
+    packed = pack([job.tokens for job in jobs])
+    starts = packed.starts
+    rows = np.concatenate([start + job.positions for start, job in zip(starts, jobs, strict=True)])
+    captured = [
+        np.arange(start, start + len(job.tokens)) for start, job in zip(starts, jobs, strict=True) if job.captures
+    ]
+    names = sorted(frozenset().union(*(job.captures for job in jobs)))
+    return Feeds(
+        packed=packed,
+        rows=rows,
+        capture=np.concatenate(captured) if captured else np.empty(0, np.int64),
+        outputs=[LOGITS, *names],
+    )
+
+
+def split_outputs(jobs: Sequence[Job], outputs: dict[str, NDArray[Any]]) -> list[Answer]:
+    """Undo `form_feeds`: give every job its own rows."""
+    answers = []
+    row = captured = 0
+    for job in jobs:
+        logits = outputs[LOGITS][row : row + len(job.positions)]
+        row += len(job.positions)
+        captures = {name: outputs[name][captured : captured + len(job.tokens)] for name in job.captures}
+        captured += len(job.tokens) if job.captures else 0
+        answers.append(Answer(logits=logits, captures=captures))
+    return answers

@@ -1,0 +1,117 @@
+"""Problems: one class per status, and the one JSON shape in which every error leaves the service.
+
+RFC 9457 problem+json, plus a top-level string `error` that Open Inference Protocol clients look for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import orjson
+from fastapi import Response
+
+MEDIA_TYPE = "application/problem+json"
+MAX_FAULTS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing wrong with a request."""
+
+    field: str
+    """Path of the field, such as `sequences[2][17]`."""
+    message: str
+    """What was expected and what came."""
+
+
+@dataclass(eq=False)
+class Problem(Exception):
+    """A request that is answered with an error; subclasses carry the status."""
+
+    detail: str
+    faults: Sequence[Fault] = ()
+    headers: dict[str, str] = field(default_factory=dict)
+
+    status = 500
+    title = "Internal error"
+
+
+class BadRequest(Problem):
+    """The body cannot be parsed at all."""
+
+    status, title = 400, "Bad request"
+
+
+class NotFound(Problem):
+    """No such model, version or route."""
+
+    status, title = 404, "Not found"
+
+
+class NotAcceptable(Problem):
+    """None of the formats asked for exists."""
+
+    status, title = 406, "Not acceptable"
+
+
+class TooLarge(Problem):
+    """The body or the answer would be larger than the limits; refused before any work."""
+
+    status, title = 413, "Too large"
+
+
+class UnsupportedMediaType(Problem):
+    """The body is not JSON."""
+
+    status, title = 415, "Unsupported media type"
+
+
+class Invalid(Problem):
+    """A field has a wrong type or value."""
+
+    status, title = 422, "Invalid request"
+
+
+class Overloaded(Problem):
+    """The queue is full; come back later."""
+
+    status, title = 429, "Overloaded"
+
+
+class InternalError(Problem):
+    """A bug or a broken device; the log has the details, the answer does not."""
+
+
+class Unavailable(Problem):
+    """Starting, draining or broken."""
+
+    status, title = 503, "Unavailable"
+
+
+def invalid(field_name: str, message: str) -> Invalid:
+    """An `Invalid` with a single fault."""
+    return Invalid(f"{field_name}: {message}", [Fault(field=field_name, message=message)])
+
+
+def too_large(field_name: str, message: str) -> TooLarge:
+    """A `TooLarge` with a single fault."""
+    return TooLarge(f"{field_name}: {message}", [Fault(field=field_name, message=message)])
+
+
+def raise_faults(faults: Sequence[Fault]) -> None:
+    """Raise `Invalid` if there are any faults."""
+    if faults:
+        more = "" if len(faults) == 1 else f" (and {len(faults) - 1} more)"
+        raise Invalid(f"{faults[0].field}: {faults[0].message}{more}", faults)
+
+
+def render_problem(problem: Problem) -> Response:
+    """The HTTP answer for a problem; at most `MAX_FAULTS` faults are named."""
+    body = {
+        "type": "about:blank",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "error": problem.detail,
+        "errors": [{"field": fault.field, "message": fault.message} for fault in problem.faults[:MAX_FAULTS]],
+    }
+    return Response(orjson.dumps(body), problem.status, problem.headers, MEDIA_TYPE)

@@ -1,0 +1,40 @@
+"""`attnserve serve`: settings, catalogue, app, uvicorn."""
+
+import argparse
+import logging
+import sys
+
+import uvicorn
+
+from attnserve.service.app import create_app
+from attnserve.service.catalogue import Catalogue
+from attnserve.service.settings import read_settings
+
+log = logging.getLogger(__name__)
+
+
+def serve(parsed: argparse.Namespace) -> int:
+    """Serve until told to stop; returns the exit code."""
+    settings = read_settings(parsed)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    catalogue = Catalogue(parsed.repository, settings)
+    failures: list[BaseException] = []
+
+    def stop(error: BaseException) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    config = uvicorn.Config(
+        create_app(catalogue, on_failure=stop),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        # Bodies and paths are user data; the server's name tells an attacker what to try.
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 1 if failures or not server.started else 0

@@ -1,0 +1,95 @@
+"""Settings of the service: one declaration gives default, bounds, help, environment variable, flag and docs page."""
+
+import argparse
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "ATTNSERVE_"
+KIB, MIB = 1024, 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Every setting, by flag (`--max-queue`) or environment variable (`ATTNSERVE_MAX_QUEUE`); the flag wins."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where models run. `auto` takes CUDA if a CUDA session can really be made; "
+        "`cuda` refuses to start otherwise.",
+    )
+    num_threads: int = Field(
+        0, ge=0, le=1024, description="Compute threads per model; 0 is the number of cores this process may use."
+    )
+    max_wait_ms: float = Field(
+        0.0,
+        ge=0,
+        le=10_000,
+        description="How long a free engine waits for company. 0 is work-conserving and nearly always best: "
+        "while one batch runs, the next one gathers by itself.",
+    )
+    max_queue: int = Field(
+        4096, ge=1, description="Sequences waiting per model; more are answered 429 with Retry-After."
+    )
+    max_batch_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory one batch may need by estimate; 0 is half of what this process may use. "
+        "A sequence that needs more is answered 413 with the longest length that fits.",
+    )
+    max_body_bytes: int = Field(
+        16 * MIB, ge=KIB, description="Largest request body, enforced while it is read; beyond it 413."
+    )
+    max_response_bytes: int = Field(
+        64 * MIB, ge=KIB, description="Largest binary answer; beyond it 413 before any work starts."
+    )
+    tuning_seconds: float = Field(
+        10.0, gt=0, le=600, description="Longest time per model spent at start-up measuring what a batch costs."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a flag per setting; one that is not given leaves the environment variable or the default in force."""
+    for name, field in Settings.model_fields.items():
+        parser.add_argument(
+            flag_of(name),
+            default=argparse.SUPPRESS,
+            metavar=name.upper(),
+            help=f"{field.description} (default: {field.default})".replace("%", "%%"),
+        )
+
+
+def read_settings(parsed: argparse.Namespace | None = None) -> Settings:
+    """Settings from flags, then environment, then defaults.
+
+    Raises:
+        ValueError: names the setting, what was expected and what came.
+    """
+    given: dict[str, Any] = {} if parsed is None else vars(parsed)
+    flags = {name: given[name] for name in Settings.model_fields if name in given}
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).removeprefix(ENV_PREFIX.lower())
+        raise ValueError(f"{flag_of(name)}: {first['msg'].lower()}, got {first['input']!r}") from None
+
+
+def flag_of(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def settings_table() -> str:
+    """The settings as a markdown table, for docs/settings.md."""
+    lines = ["| flag | environment | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        lines.append(
+            f"| `{flag_of(name)}` | `{ENV_PREFIX}{name.upper()}` | `{field.default}` | {field.description} |"
+        )
+    return "\n".join(lines) + "\n"
