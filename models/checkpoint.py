@@ -47,7 +47,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint into a model in eval mode.
 
     Raises:
-        CheckpointError: a file is missing or malformed, or a tensor is missing, unknown, not finite or of another shape.
+        CheckpointError: a file is missing or malformed; a tensor is missing, unknown, not finite, or of another shape.
     """
     folder = Path(folder)
     try:
@@ -55,8 +55,13 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).exists() else {}
     except ValueError as error:
         raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder / CONFIG_FILE}: {error}") from None
-    model = Transformer(config)
-    model.load_state_dict(_read_tensors(folder, model))
+    # On the meta device nothing is drawn or allocated: initial weights would be thrown away, an orthogonal table of
+    # 4096 steps takes seconds to make, and a config larger than its tensors is refused instead of exhausting memory.
+    with torch.device("meta"):
+        model = Transformer(config)
+    tensors = _read_tensors(folder, model)
+    # Copied, not assigned: they are the mapped file, and truncating that in place would kill the process.
+    model.to_empty(device="cpu").load_state_dict(tensors)
     return Checkpoint(model=model.eval(), card=card)
 
 
@@ -64,7 +69,7 @@ def _read_json(path: Path) -> Any:
     text = read_text(path, MAX_JSON_BYTES)
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not JSON: {error}") from None
     if not isinstance(document, dict):
         raise RecordError(f"{path}: expected a JSON object, got {type(document).__name__}")

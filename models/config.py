@@ -66,6 +66,10 @@ class TransformerConfig:
             raise ValueError(f"labels: expected {self.vocabulary_size} (vocabulary_size), got {len(self.labels)}")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: expected distinct names, got duplicates")
+        for index, label in enumerate(self.labels or ()):
+            # JSON can spell half of a surrogate pair; no answer that names it could be encoded.
+            if label.encode(errors="replace").decode() != label:
+                raise ValueError(f"labels[{index}]: expected text that UTF-8 can encode, got {label!a}")
         self._check_layers()
         resolved = (
             layer if layer.scale is not None else dataclasses.replace(layer, scale=1 / math.sqrt(self.head_size))

@@ -16,7 +16,7 @@ class AddedPositions(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         size = max(config.max_length, config.width)
-        # Rows of norm sqrt(D), orthogonal while max_length <= D; beyond, columns are cut off and norms vary.
+        # Rows of norm sqrt(D); orthogonal while max_length <= D, beyond that only nearly so: columns are cut off.
         basis, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))
         table = basis[: config.max_length, : config.width].float()
         table = table * (math.sqrt(config.width) / table.norm(dim=1, keepdim=True))
@@ -26,6 +26,7 @@ class AddedPositions(nn.Module):
             self.register_buffer("table", table)
 
     def forward(self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
+        """Add each row's entry."""
         return x + self.table[positions]
 
 

@@ -57,6 +57,7 @@ class MultiHeadAttention(nn.Module):
         rotate: Callable[[Tensor], Tensor] | None,
         head_scale: Float[Tensor, " H"] | None,
     ) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T H V"]]:
+        """Attended rows, and the values they were made of."""
         query, key, value = (
             project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.query, self.key, self.value)
         )
@@ -76,7 +77,9 @@ class Mlp(nn.Module):
         self.activate = ACTIVATIONS[config.activation]
 
     def forward(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
-        return self.down(self.activate(self.up(x)))
+        """Row by row."""
+        rows: Tensor = self.down(self.activate(self.up(x)))
+        return rows
 
 
 class Block(nn.Module):
@@ -90,6 +93,7 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """Rows of the residual stream after this block, and its attention's values."""
         attended, value = self.attention(self.attention_norm(x), *arguments)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), value
@@ -150,4 +154,4 @@ class Transformer(nn.Module):
             torch.from_numpy(array).to(device) for array in (packed.tokens, packed.positions, packed.slots)
         )
         output: Output = self(tokens, positions, slots, torch.arange(len(tokens), device=device))
-        return list(output.logits.split(packed.lengths))
+        return list(torch.split(output.logits, packed.lengths))

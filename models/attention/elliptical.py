@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attnserve.models.attention.dot_product import dot_product_attention, dot_product_weights
-from attnserve.models.attention.packed import gather_steps, scatter_steps
+from attnserve.models.attention.packed import gather_steps, heads_per_key, scatter_steps
 from attnserve.models.attention.variant import Variant
 
 SCOPES = ("sequence", "prefix", "sequence-leaky")
@@ -74,9 +74,8 @@ def elliptical_attention(
     """
     check_scope(scope, causal=causal)
     metric = elliptical_metric(value, previous_value, slots, scope=scope, scaling=scaling)
-    group = query.shape[1] // key.shape[1]
     return dot_product_attention(
-        query * metric.repeat_interleave(group, dim=1),
+        query * metric.repeat_interleave(heads_per_key(query, key), dim=1),
         key,
         value,
         slots,

@@ -22,15 +22,16 @@ from torch import Tensor
 from attnserve.models.attention.packed import attend
 from attnserve.models.attention.variant import Variant
 
+
 def expressive_weights(
     scores: Float[Tensor, "*heads Q K"], allowed: Bool[Tensor, "*#heads Q K"], *, epsilon: float = 0.0
 ) -> Float[Tensor, "*heads Q K"]:
-    """u / (epsilon + sum of u) over the allowed keys; a row with sum 0 is all zero.
+    """Weights u / (epsilon + sum of u) over the allowed keys; a row with sum 0 is all zero.
 
     Computed in at least float32: squares overflow float16 at |z| = 256 and vanish below 1.7e-4.
     """
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    # Beyond 1 / eps, 1 + z^2 rounds to z^2, so the clamp changes nothing; without it z^2 overflows and inf / inf is NaN.
+    # Beyond 1 / eps, 1 + z^2 rounds to z^2: the clamp changes nothing. Without it z^2 overflows and inf / inf is NaN.
     limit = 1 / torch.finfo(wide.dtype).eps
     square = wide.clamp(-limit, limit).square()
     # Masked by select, after the square: a large negative fill before it would give the masked key the largest weight.

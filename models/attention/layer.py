@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.elliptical import SCALINGS, check_choice, check_scope, elliptical_metric
-from attnserve.models.attention.packed import attend
+from attnserve.models.attention.packed import attend, heads_per_key
 from attnserve.models.attention.variant import Variant
 
 
@@ -90,6 +90,7 @@ class Attention(nn.Module):
         self.measure = None
         if self.variant.metric_op is not None:
             assert config.scope is not None
+            assert config.scaling is not None
             check_scope(config.scope, causal=causal)
             self.measure = partial(elliptical_metric, scope=config.scope, scaling=config.scaling)
 
@@ -117,7 +118,7 @@ class Attention(nn.Module):
             if previous_value is None:
                 raise ValueError(f"previous_value: {self.variant.name} attention needs the layer before's values")
             metric = self.measure(value, previous_value, slots)
-            query = query * metric.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+            query = query * metric.repeat_interleave(heads_per_key(query, key), dim=1)
         if rotate is not None:
             query, key = rotate(query), rotate(key)
         return self.attend(query, key, value, slots)

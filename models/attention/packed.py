@@ -26,9 +26,7 @@ def scatter_steps(
     return rows.index_copy(0, slots.flatten(), values)[:num_rows]
 
 
-def allowed_keys(
-    slots: Int[Tensor, "B N"], num_rows: int, *, causal: bool, window: int = 0
-) -> Bool[Tensor, "B 1 N N"]:
+def allowed_keys(slots: Int[Tensor, "B N"], num_rows: int, *, causal: bool, window: int = 0) -> Bool[Tensor, "B 1 N N"]:
     """Which keys (last axis) a query (axis before it) may see.
 
     With `window` w > 0: the w nearest keys up to itself if causal, else those nearer than w on both sides.
@@ -43,10 +41,21 @@ def allowed_keys(
     return allowed
 
 
+def heads_per_key(query: Float[Tensor, "T H E"], key: Float[Tensor, "T K E"]) -> int:
+    """How many query heads read each key head.
+
+    Raises:
+        ValueError: K does not divide H. Repeating would then broadcast, or leave no heads at all.
+    """
+    if query.shape[1] % key.shape[1]:
+        raise ValueError(f"key: expected a number of heads that divides {query.shape[1]}, got {key.shape[1]}")
+    return query.shape[1] // key.shape[1]
+
+
 def attention_scores(
     query: Float[Tensor, "*batch H Q E"], key: Float[Tensor, "*batch K N E"], *, scale: float, softcap: float = 0.0
 ) -> Float[Tensor, "*batch H Q N"]:
-    """scale * q.k in at least float32, then softcap * tanh(. / softcap) if softcap > 0.
+    """Scores: scale * q.k in at least float32, then softcap * tanh(. / softcap) if softcap > 0.
 
     Half precision is widened before the product: expressive weights depend on the relative size of scores near zero,
     where float16 has no digits left.
@@ -71,10 +80,10 @@ def attend(
     softcap: float = 0.0,
 ) -> Float[Tensor, "T H V"]:
     """Attend within each sequence of a packed batch, with any weighting; differentiable."""
+    group = heads_per_key(query, key)
     num_rows = query.shape[0]
     scores = attention_scores(gather_steps(query, slots), gather_steps(key, slots), scale=scale, softcap=softcap)
     allowed = allowed_keys(slots, num_rows, causal=causal, window=window)
     weights = weigh(scores, allowed, epsilon=epsilon)
-    group = query.shape[1] // key.shape[1]
     values = gather_steps(value, slots).to(weights.dtype).repeat_interleave(group, dim=1)
     return scatter_steps(weights @ values, slots, num_rows).to(value.dtype)

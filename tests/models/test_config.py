@@ -1,0 +1,180 @@
+import dataclasses
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnserve.models import AttentionConfig, TransformerConfig, layers_of
+from attnserve.models.attention.elliptical import SCALINGS
+from attnserve.models.config import ACTIVATIONS, POSITIONS
+from attnserve.models.transformer import ACTIVATIONS as FUNCTIONS
+from attnserve.records import from_json, to_json
+
+DOT_PRODUCT = AttentionConfig()
+
+
+def config(**changes: Any) -> TransformerConfig:
+    fields = {"vocabulary_size": 7, "max_length": 9, "width": 8, "num_heads": 2, "attention": (DOT_PRODUCT,)}
+    return TransformerConfig(**(fields | changes))
+
+
+def elliptical(scope: str) -> AttentionConfig:
+    return AttentionConfig(variant="elliptical", scope=scope, scaling="max")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format_version: this release reads 1, got 2"),
+        ({"task": "translate"}, "task: expected one of next_token, got 'translate'"),
+        ({"positions": "alibi"}, "positions: expected one of orthogonal, learned, rotary, none, got 'alibi'"),
+        ({"activation": "tanh"}, "activation: expected one of gelu, gelu_tanh, relu, silu, got 'tanh'"),
+        ({"vocabulary_size": 0}, "vocabulary_size: expected an integer >= 1, got 0"),
+        ({"max_length": -1}, "max_length: expected an integer >= 1, got -1"),
+        ({"width": 0}, "width: expected an integer >= 1, got 0"),
+        ({"num_heads": 0}, "num_heads: expected an integer >= 1, got 0"),
+        ({"num_heads": 3}, "num_heads: expected a divisor of width 8, got 3"),
+        ({"rotary_base": 0.0}, "rotary_base: expected a finite number > 0, got 0.0"),
+        ({"mlp_ratio": math.inf}, "mlp_ratio: expected a finite number > 0, got inf"),
+        ({"mlp_ratio": 0.3}, "mlp_ratio: times width 8 must be an integer, got 0.3"),
+        ({"norm_epsilon": math.nan}, "norm_epsilon: expected a finite number > 0, got nan"),
+        ({"positions": "rotary", "width": 6}, "positions: rotary needs an even head size, got width / num_heads = 3"),
+        ({"labels": ("a", "b")}, "labels: expected 7 (vocabulary_size), got 2"),
+        ({"labels": tuple("abcdefa")}, "labels: expected distinct names, got duplicates"),
+        ({"labels": ("a", "\ud800", *"bcdef")}, "labels[1]: expected text that UTF-8 can encode, got '\\ud800'"),
+        ({"attention": ()}, "attention: expected one entry per layer, got none"),
+        ({"attention": (elliptical("prefix"),)}, "attention[0].variant: elliptical attention needs the values"),
+        (
+            {"attention": (DOT_PRODUCT, elliptical("sequence"))},
+            "attention[1].scope: 'sequence' lets a causal model see",
+        ),
+        ({"attention": (DOT_PRODUCT, elliptical("future"))}, "attention[1].scope: expected one of sequence, prefix"),
+        (
+            {"attention": (DOT_PRODUCT, elliptical("prefix")), "causal": False},
+            "attention[1].scope: a bidirectional model sees the whole sequence; expected 'sequence', got 'prefix'",
+        ),
+        (
+            {"attention": (DOT_PRODUCT, elliptical("sequence-leaky")), "causal": False},
+            "attention[1].scope: a bidirectional model sees the whole sequence",
+        ),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else str(value),
+)
+def test_combinations_that_make_no_sense_are_refused_by_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        config(**changes)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(TransformerConfig)])
+def test_every_field_of_another_type_is_refused_by_name(field: str) -> None:
+    # Sets are nothing JSON could hold, so no field takes one.
+    with pytest.raises(ValueError, match=f"^{field}: expected .*, got set"):
+        from_json(TransformerConfig, to_json(config()) | {field: {1}})
+
+
+@pytest.mark.parametrize("field", ["vocabulary_size", "max_length", "width", "num_heads", "format_version"])
+@pytest.mark.parametrize("value", [True, 1.0, "1"], ids=repr)
+def test_what_only_looks_like_an_integer_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: expected int, got {type(value).__name__} "):
+        from_json(TransformerConfig, to_json(config()) | {field: value})
+
+
+def test_an_integer_is_a_number() -> None:
+    read = from_json(TransformerConfig, to_json(config()) | {"mlp_ratio": 2})
+    assert read.mlp_ratio == 2.0
+    assert isinstance(read.mlp_ratio, float)
+
+
+@pytest.mark.parametrize("field", ["vocabulary_size", "max_length", "width", "num_heads", "attention"])
+def test_a_required_field_is_missed_by_name(field: str) -> None:
+    document = to_json(config())
+    del document[field]
+    with pytest.raises(ValueError, match=f"^{field}: missing$"):
+        from_json(TransformerConfig, document)
+
+
+def test_an_unknown_field_is_refused_by_its_path() -> None:
+    with pytest.raises(ValueError, match=r"^dropout: unknown field"):
+        from_json(TransformerConfig, to_json(config()) | {"dropout": 0.1})
+    with pytest.raises(ValueError, match=r"^attention\[0\].alibi: unknown field"):
+        from_json(TransformerConfig, to_json(config()) | {"attention": [{"alibi": True}]})
+
+
+def test_a_default_scale_is_written_down() -> None:
+    resolved = config(width=32, attention=(DOT_PRODUCT, AttentionConfig(scale=1.0)))
+    assert [layer.scale for layer in resolved.attention] == [0.25, 1.0]
+    assert [layer["scale"] for layer in to_json(resolved)["attention"]] == [0.25, 1.0]
+
+
+def test_sizes_follow_from_the_fields() -> None:
+    sizes = config(width=24, num_heads=3, mlp_ratio=8 / 3, attention=(DOT_PRODUCT,) * 5)
+    assert (sizes.num_layers, sizes.head_size, sizes.mlp_size) == (5, 8, 64)
+
+
+def test_activations_are_the_functions_there_are() -> None:
+    assert tuple(FUNCTIONS) == ACTIVATIONS
+
+
+def test_layers_of_a_variant_begin_with_the_layer_it_needs() -> None:
+    assert [layer.variant for layer in layers_of("expressive", 3)] == ["expressive"] * 3
+    layers = layers_of("elliptical", 3, scope="prefix", scaling="mean")
+    assert [layer.variant for layer in layers] == ["dot_product", "elliptical", "elliptical"]
+    assert config(attention=layers).num_layers == 3
+
+
+positive = st.floats(1e-3, 1e3)
+
+
+def layer_documents(**own: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Entries of `attention`: any part of the attributes all variants have, and their own."""
+    common = {"window": st.integers(0, 99), "softcap": st.just(0.0) | positive, "scale": st.none() | positive}
+    return st.fixed_dictionaries(own, optional=common)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> dict[str, Any]:
+    """JSON of legal configs. Not the configs: their type checks draw random numbers, which strategies must not."""
+    causal = draw(st.booleans())
+    layer = layer_documents(variant=st.just("dot_product")) | layer_documents(
+        variant=st.just("expressive"), epsilon=st.just(0.0) | positive
+    )
+    metric_layer = layer_documents(
+        variant=st.just("elliptical"),
+        scope=st.sampled_from(("prefix", "sequence-leaky") if causal else ("sequence",)),
+        scaling=st.sampled_from(SCALINGS),
+    )
+    num_heads = draw(st.integers(1, 8))
+    names = st.text(st.characters(exclude_categories=["Cs"]))
+    optional = {
+        "positions": st.sampled_from(POSITIONS),
+        "rotary_base": positive,
+        "mlp_ratio": st.integers(1, 8),
+        "activation": st.sampled_from(ACTIVATIONS),
+        "bias": st.booleans(),
+        "norm_epsilon": positive,
+        "labels": st.none() | st.lists(names, min_size=4, max_size=4, unique=True),
+    }
+    return draw(st.fixed_dictionaries({}, optional=optional)) | {
+        "vocabulary_size": 4,
+        "max_length": draw(st.integers(1, 10**6)),
+        "width": num_heads * 2 * draw(st.integers(1, 8)),
+        "num_heads": num_heads,
+        "attention": [draw(layer), *draw(st.lists(layer | metric_layer, max_size=3))],
+        "causal": causal,
+    }
+
+
+@settings(deadline=None, derandomize=True)
+@given(documents())
+def test_a_config_survives_json(document: dict[str, Any]) -> None:
+    read = from_json(TransformerConfig, document)
+    written = to_json(read)
+    assert from_json(TransformerConfig, json.loads(json.dumps(written))) == read
+    assert written.keys() == {field.name for field in dataclasses.fields(TransformerConfig)}
+    assert all(written[name] == value for name, value in document.items() if name != "attention")
+    for layer, asked in zip(written["attention"], document["attention"], strict=True):
+        assert all(layer[name] == value for name, value in asked.items() if value is not None)
