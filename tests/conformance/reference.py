@@ -29,6 +29,12 @@ WEIGHTINGS: dict[str, Callable[[list[float], float], list[float]]] = {
 }
 
 
+def weigh_row(weighting: str, scores: list[float], epsilon: float) -> list[float]:
+    if weighting not in WEIGHTINGS:
+        raise NotImplementedError(f"{weighting}: write its formula for one row of scores in {__file__}")
+    return WEIGHTINGS[weighting](scores, epsilon)
+
+
 def keys_seen(query: int, length: int, *, causal: bool, window: int) -> list[int]:
     """The steps a query sees in a sequence of `length` steps."""
     first = max(0, query - window + 1) if window else 0
@@ -53,7 +59,7 @@ def weights_of(case: AttentionCase, weighting: str) -> list[Array]:
                 ]
                 if case.softcap:
                     scores = [case.softcap * math.tanh(score / case.softcap) for score in scores]
-                weights[head, step, seen] = WEIGHTINGS[weighting](scores, case.epsilon)
+                weights[head, step, seen] = weigh_row(weighting, scores, case.epsilon)
         maps.append(weights)
     return maps
 

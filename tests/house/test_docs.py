@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+from attnserve.models.attention.table import variants_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,3 +37,27 @@ def test_make_words_are_explained():
     words = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     explained = set(re.findall(r"`make ([a-z-]+)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8")))
     assert explained == words - {"help"}
+
+
+def test_the_table_of_variants_is_the_one_the_code_prints():
+    page = (ROOT / "docs" / "attention.md").read_text("utf-8")
+    table = page.split("<!-- variants -->\n")[1].split("<!-- /variants -->")[0]
+    assert table == variants_table()
+
+
+@pytest.mark.parametrize("name", ["attention.md"])
+def test_examples_run(name):
+    page = (ROOT / "docs" / name).read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    # One program, as it reads: later examples use names of earlier ones.
+    program = compile("\n".join(blocks), name, "exec", dont_inherit=True)
+    names = {"__name__": "example"}
+    exec(program, names)
+    # What the comments and the text around the code promise.
+    assert names["packed"].slots.tolist() == [[0, 1, 2], [3, 6, 6], [4, 5, 6]]
+    assert [len(part) for part in (names["first"], names["second"], names["third"])] == [3, 1, 2]
+    assert names["embedding"].weight.grad.isfinite().all()
+    assert names["y"].shape == (2, 5, 32)
+    # Padding attends to nothing, so all it has is the bias of the projection after.
+    torch.testing.assert_close(names["y"][1, 2:], names["attention"].output.bias.expand(3, -1))
+    assert names["x"].shape == (6, 32)
