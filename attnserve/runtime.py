@@ -1,4 +1,4 @@
-"""`Runtime`: a bundle opened in ONNX Runtime. Golden replay, `attnserve check` and the service's engine all use this."""
+"""`Runtime`: a bundle opened in ONNX Runtime. Golden replay, `attnserve check` and the service's engine use it."""
 
 import os
 import sys
@@ -61,17 +61,25 @@ class Runtime:
         folder: the bundle.
         device: "cpu", "cuda" or "auto" (CUDA where a CUDA session can really be made).
         num_threads: of each session; 0 is ONNX Runtime's choice, one per physical core.
+        op_library: native library of kernels registered with the model's session; without one the bodies run.
 
     Raises:
-        BundleError: the bundle is damaged or ONNX Runtime cannot load it.
+        BundleError: the bundle is damaged, or ONNX Runtime cannot load it or `op_library`.
         DeviceError: `device` is "cuda" and no CUDA session can be made.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, device: str = "cpu", num_threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        num_threads: int = 0,
+        op_library: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
         verify_files(self.folder, self.manifest)
-        self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads)
+        self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, op_library)
         self._weights = {
             weighting: (
                 _open(self.folder / normaliser_file(weighting), "cpu", num_threads),
@@ -164,7 +172,9 @@ class Runtime:
             )
 
 
-def _open_model(path: Path, device: str, num_threads: int) -> tuple[Any, str]:
+def _open_model(
+    path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None
+) -> tuple[Any, str]:
     """Open the model on `device`; "auto" decides by making a CUDA session.
 
     The provider list alone says nothing: onnxruntime-gpu names CUDA on machines without a GPU.
@@ -172,14 +182,14 @@ def _open_model(path: Path, device: str, num_threads: int) -> tuple[Any, str]:
     if device not in DEVICES:
         raise DeviceError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
     if device == "cpu":
-        return _open(path, "cpu", num_threads), "cpu"
+        return _open(path, "cpu", num_threads, op_library), "cpu"
     import onnxruntime
 
     reason = "this onnxruntime has no CUDA provider; install attnserve[gpu]"
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         if _has_nvidia_driver():
             onnxruntime.preload_dlls()
-            session = _open(path, "cuda", num_threads)
+            session = _open(path, "cuda", num_threads, op_library)
             if session.get_providers()[0] == "CUDAExecutionProvider":
                 return session, "cuda"
             reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
@@ -187,7 +197,7 @@ def _open_model(path: Path, device: str, num_threads: int) -> tuple[Any, str]:
             reason = "this machine has no NVIDIA driver"
     if device == "cuda":
         raise DeviceError(f"device: expected a usable CUDA device, got none: {reason}")
-    return _open(path, "cpu", num_threads), "cpu"
+    return _open(path, "cpu", num_threads, op_library), "cpu"
 
 
 def _has_nvidia_driver() -> bool:
@@ -195,7 +205,7 @@ def _has_nvidia_driver() -> bool:
     return sys.platform == "win32" or Path("/proc/driver/nvidia").exists() or Path("/dev/nvidiactl").exists()
 
 
-def _open(path: Path, device: str, num_threads: int) -> Any:
+def _open(path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None = None) -> Any:
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
@@ -207,6 +217,8 @@ def _open(path: Path, device: str, num_threads: int) -> Any:
     options.log_severity_level = 3
     providers = ["CUDAExecutionProvider"] if device == "cuda" else []
     try:
+        if op_library is not None:
+            options.register_custom_ops_library(os.fspath(op_library))
         return onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen types of its own, none of them public.
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from None
