@@ -1,0 +1,162 @@
+"""One file, two answers: a registered library's kernel wins over the function body in the file, and only while it is
+registered.
+"""
+
+import copy
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnserve.bundle import LOGITS, MODEL_FILE, OP_DOMAIN, OP_VERSION, BundleError, capture_name, hash_file
+from attnserve.export import export_checkpoint
+from attnserve.golden import read_golden, replay
+from attnserve.models import Attention, AttentionConfig, Transformer, TransformerConfig
+from attnserve.models.checkpoint import save_checkpoint
+from attnserve.packing import pack
+from attnserve.runtime import Runtime
+
+pytestmark = pytest.mark.export
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).parent / "op_library" / "recognisable.cc"
+ANSWER = 0.125
+"""What the library's ExpressiveAttention says, whatever it is given."""
+OPS = {"ExpressiveAttention", "EllipticalMetric", "DotProductAttention"}
+OUTPUTS = (LOGITS, capture_name(0, "hidden"), capture_name(1, "hidden"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    # The second layer's ops are not in the library: their bodies must go on beside a kernel.
+    layers = (
+        AttentionConfig(variant="expressive"),
+        AttentionConfig(variant="elliptical", scope="prefix", scaling="max"),
+    )
+    return Transformer(
+        TransformerConfig(vocabulary_size=13, max_length=16, width=12, num_heads=3, mlp_ratio=2.0, attention=layers)
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(model: Transformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("op_library")
+    save_checkpoint(model, folder / "checkpoint")
+    export_checkpoint(folder / "checkpoint", folder / "model" / "1")
+    return folder / "model" / "1"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    headers = find_headers()
+    if headers is None:
+        pytest.skip("no headers of ONNX Runtime: tests/export/op_library/headers fetches them on Debian and Ubuntu")
+    path = tmp_path_factory.mktemp("library") / "recognisable.so"
+    command = (compiler, "-std=c++17", "-shared", "-fPIC", "-I", headers, SOURCE, "-o", path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def find_headers() -> Path | None:
+    places = [
+        Path("/usr/include/onnxruntime"),
+        Path("/usr/local/include/onnxruntime"),
+        ROOT / ".cache/onnxruntime-headers/usr/include/onnxruntime",
+    ]
+    if own := os.environ.get("ONNXRUNTIME_INCLUDE_DIR"):
+        places.insert(0, Path(own))
+    return next((place for place in places if (place / "onnxruntime_cxx_api.h").exists()), None)
+
+
+def answer_of(bundle: Path, library: Path | None = None) -> dict[str, NDArray[np.float32]]:
+    runtime = Runtime(bundle, num_threads=1, op_library=library)
+    packed = pack(sequences())
+    rows = np.arange(len(packed.tokens))
+    return runtime.run(packed, rows, OUTPUTS, capture=rows)
+
+
+def sequences() -> list[NDArray[np.int64]]:
+    random = np.random.default_rng(5)
+    return [random.integers(0, 13, length) for length in (4, 1, 9)]
+
+
+@torch.no_grad()
+def expected_of(
+    model: Transformer, change: Callable[[Attention], None] = lambda _: None
+) -> dict[str, NDArray[np.float64]]:
+    """PyTorch's answer in float64, each attention changed first."""
+    model = copy.deepcopy(model).double()
+    for module in model.modules():
+        if isinstance(module, Attention):
+            change(module)
+    packed = pack(sequences())
+    tokens, positions, slots = (torch.from_numpy(a) for a in (packed.tokens, packed.positions, packed.slots))
+    output = model(tokens, positions, slots, torch.arange(len(tokens)))
+    return dict(zip(OUTPUTS, (output.logits.numpy(), *(hidden.numpy() for hidden in output.hidden)), strict=True))
+
+
+def answer_as_the_library_does(attention: Attention) -> None:
+    def attend(query: Tensor, key: Tensor, value: Tensor, slots: Tensor) -> Tensor:
+        return query.new_full((*query.shape[:2], value.shape[2]), ANSWER)
+
+    if attention.variant.op == "ExpressiveAttention":
+        attention.attend = attend
+
+
+def assert_close(answer: dict[str, NDArray[np.float32]], expected: dict[str, NDArray[np.float64]]) -> None:
+    for name in OUTPUTS:
+        np.testing.assert_allclose(answer[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_the_file_holds_the_ops_and_a_body_for_each(exported: Path) -> None:
+    model = onnx.load(exported / MODEL_FILE)
+    assert {node.op_type for node in model.graph.node if node.domain == OP_DOMAIN} == OPS
+    assert {function.name for function in model.functions if function.domain == OP_DOMAIN} >= OPS
+    assert [entry.version for entry in model.opset_import if entry.domain == OP_DOMAIN] == [OP_VERSION]
+    defined = {(function.domain, function.name) for function in model.functions}
+    standard = {""}
+    for holder in (model.graph, *model.functions):
+        # Nothing is left that only a library could run.
+        assert all(node.domain in standard or (node.domain, node.op_type) in defined for node in holder.node)
+
+
+def test_a_registered_library_wins_and_the_body_comes_back(exported: Path, library: Path, model: Transformer) -> None:
+    before = hash_file(exported / MODEL_FILE)
+    golden = read_golden(exported)
+
+    body = answer_of(exported)
+    assert_close(body, expected_of(model))
+    assert replay(Runtime(exported, num_threads=1), golden).passed
+
+    kernel = answer_of(exported, library)
+    assert_close(kernel, expected_of(model, answer_as_the_library_does))
+    for name in OUTPUTS:
+        # By far more than the tolerance, in every row: the two cannot be taken for each other.
+        assert (np.abs(kernel[name] - body[name]).max(axis=1) > 1e-2).all(), name
+    # What a service would notice of a kernel that computes something else.
+    assert not replay(Runtime(exported, num_threads=1, op_library=library), golden).passed
+
+    again = answer_of(exported)
+    assert all(np.array_equal(again[name], body[name]) for name in OUTPUTS)
+    assert hash_file(exported / MODEL_FILE) == before
+
+
+def test_a_library_that_is_none_is_refused_by_name(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "kernels.so"
+    with pytest.raises(BundleError, match=r"kernels\.so"):
+        Runtime(exported, op_library=path)
+    path.write_text("not a library")
+    with pytest.raises(BundleError, match=r"kernels\.so"):
+        Runtime(exported, op_library=path)
