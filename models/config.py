@@ -11,6 +11,8 @@ FORMAT_VERSION = 1
 TASKS = ("next_token",)
 POSITIONS = ("orthogonal", "learned", "rotary", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+MAX_SIZE = 2**24
+"""Of every dimension. Products of two stay inside int64, so what is too large is refused by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +53,17 @@ class TransformerConfig:
         check_choice("positions", self.positions, POSITIONS)
         check_choice("activation", self.activation, ACTIVATIONS)
         for field in ("vocabulary_size", "max_length", "width", "num_heads"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}: expected an integer >= 1, got {getattr(self, field)}")
+            if not 1 <= getattr(self, field) <= MAX_SIZE:
+                raise ValueError(f"{field}: expected an integer from 1 to {MAX_SIZE}, got {getattr(self, field)}")
         for field in ("rotary_base", "mlp_ratio", "norm_epsilon"):
             if not math.isfinite(getattr(self, field)) or getattr(self, field) <= 0:
                 raise ValueError(f"{field}: expected a finite number > 0, got {getattr(self, field)}")
         if self.width % self.num_heads:
             raise ValueError(f"num_heads: expected a divisor of width {self.width}, got {self.num_heads}")
-        if self.mlp_ratio * self.width % 1:
-            raise ValueError(f"mlp_ratio: times width {self.width} must be an integer, got {self.mlp_ratio}")
+        if self.mlp_ratio * self.width % 1 or self.mlp_ratio * self.width > MAX_SIZE:
+            raise ValueError(
+                f"mlp_ratio: times width {self.width} must be an integer from 1 to {MAX_SIZE}, got {self.mlp_ratio}"
+            )
         if self.positions == "rotary" and self.head_size % 2:
             raise ValueError(f"positions: rotary needs an even head size, got width / num_heads = {self.head_size}")
         if self.labels is not None and len(self.labels) != self.vocabulary_size:

@@ -41,10 +41,12 @@ class AttentionConfig:
         """
         check_choice("variant", self.variant, tuple(VARIANTS))
         elliptical = self.variant == "elliptical"
-        for field, lowest in (("epsilon", 0), ("window", 0), ("softcap", 0)):
+        for field in ("epsilon", "softcap"):
             value = getattr(self, field)
-            if not math.isfinite(value) or value < lowest:
-                raise ValueError(f"{field}: expected a finite number >= {lowest}, got {value!r}")
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"{field}: expected a finite number >= 0, got {value!r}")
+        if not 0 <= self.window < 2**31:
+            raise ValueError(f"window: expected an integer from 0 to {2**31 - 1}, got {self.window!r}")
         if self.scale is not None and (not math.isfinite(self.scale) or self.scale <= 0):
             raise ValueError(f"scale: expected a finite number > 0, got {self.scale!r}")
         if self.epsilon and self.variant != "expressive":

@@ -22,7 +22,9 @@ from tests.conformance.cases import layer_options
         ({"variant": "expressive", "epsilon": -1e-6}, "epsilon: expected a finite number >= 0, got -1e-06"),
         ({"variant": "expressive", "epsilon": float("inf")}, "epsilon: expected a finite number >= 0, got inf"),
         ({"epsilon": 1e-6}, "epsilon: only expressive attention has one; expected 0, got 1e-06"),
-        ({"window": -1}, "window: expected a finite number >= 0, got -1"),
+        ({"window": -1}, "window: expected an integer from 0 to 2147483647, got -1"),
+        ({"window": 2**31}, "window: expected an integer from 0 to 2147483647, got 2147483648"),
+        ({"window": 10**400}, "window: expected an integer from 0 to 2147483647, got 1000"),
         ({"softcap": -1.0}, "softcap: expected a finite number >= 0, got -1.0"),
         ({"softcap": float("nan")}, "softcap: expected a finite number >= 0, got nan"),
         (
