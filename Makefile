@@ -37,14 +37,15 @@ bundles: install ## Export each committed checkpoint to repository/, unless its 
 	  fi; \
 	done
 
+# Not `python -m pytest`: that puts this folder on sys.path, and `import models` would work without being installed.
 test: lint typecheck ## Lint, types and the fast tests
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/pytest -m 'not slow'
 
 test-all: install ## Everything, with the seconds of each part
 	@for part in lint typecheck tests; do SECONDS=0; $(MAKE) $$part; echo "== $$part: $$SECONDS s"; done
 
 tests: install
-	@$(BIN)/python -m pytest --durations=15
+	@$(BIN)/pytest --durations=15
 
 lint: install ## Style, formatting, spelling, the Dockerfile
 	@$(BIN)/ruff check
