@@ -1,0 +1,257 @@
+"""Recipe `nt`: train a model on the recurrence NT(symbols, delay), score it, and save it with its card.
+
+`attnserve train nt --variant expressive --symbols 8 --delay 16 --out FOLDER`; the defaults learn that in about half a
+minute of one core. `checkpoints/train.sh` holds the commands of the committed checkpoints.
+"""
+
+import argparse
+import dataclasses
+import platform
+import shlex
+from typing import Any
+
+import numpy as np
+import torch
+
+import attnserve
+from attnserve.models.attention import VARIANTS
+from attnserve.models.attention.elliptical import SCALINGS, SCOPES
+from attnserve.models.checkpoint import save_checkpoint
+from attnserve.models.config import POSITIONS, TransformerConfig, layers_of
+from attnserve.models.recipes.accuracy import free_running_accuracy, greedy, teacher_forced_accuracy
+from attnserve.models.recipes.conditioning import measure_conditioning, observe
+from attnserve.models.recipes.recurrence import NT, Lengths, batches
+from attnserve.models.recipes.training import OPTIMIZERS, TrainingSettings, train
+from attnserve.models.transformer import Transformer
+
+DEFAULT_RATES = {"sgd": 0.3, "adamw": 0.003}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `attnserve train nt`."""
+    task = parser.add_argument_group("task")
+    task.add_argument("--symbols", type=int, default=8, help="number of symbols (default: %(default)s)")
+    task.add_argument("--delay", type=int, default=16, help="how far back the recurrence reads (default: %(default)s)")
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--variant", choices=tuple(VARIANTS), default="expressive", help="how layers attend (default: %(default)s)"
+    )
+    model.add_argument(
+        "--layers", type=int, help="number of layers (default: 1; 2 if elliptical, whose layer 0 is dot-product)"
+    )
+    model.add_argument("--heads", type=int, default=1, help="heads per layer (default: %(default)s)")
+    model.add_argument("--width", type=int, default=32, help="size of the residual stream (default: %(default)s)")
+    model.add_argument("--mlp-ratio", type=float, default=4.0, help="MLP size / width (default: %(default)s)")
+    model.add_argument("--bias", action="store_true", help="biases in linear layers and norms (default: off)")
+    model.add_argument(
+        "--positions",
+        choices=POSITIONS,
+        default="orthogonal",
+        help="how a step knows where it is (default: %(default)s)",
+    )
+    model.add_argument(
+        "--rotary-base",
+        type=float,
+        default=10_000.0,
+        help="rotary frequencies are base^(-2e / head size); below 1 they exceed one radian per step "
+        "(default: %(default)s)",
+    )
+    model.add_argument("--max-length", type=int, help="longest sequence the model takes (default: --length)")
+    model.add_argument("--scale", type=float, help="factor on q.k (default: 1 / sqrt(head size))")
+    model.add_argument(
+        "--epsilon", type=float, default=0.0, help="added to the row sum of expressive attention (default: %(default)s)"
+    )
+    model.add_argument(
+        "--window", type=int, default=0, help="keys a query sees, its own included; 0 is all (default: %(default)s)"
+    )
+    model.add_argument("--scope", choices=SCOPES, help="elliptical: steps the metric is made of (default: prefix)")
+    model.add_argument("--scaling", choices=SCALINGS, help="elliptical: norm of the metric (default: max)")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--seed", type=int, default=0, help="of weights, data and scores (default: %(default)s)")
+    training.add_argument("--steps", type=int, default=1200, help="optimiser steps (default: %(default)s)")
+    training.add_argument("--batch", type=int, default=32, help="sequences per step, at most (default: %(default)s)")
+    training.add_argument(
+        "--max-tokens", type=int, default=4096, help="tokens per step, at most (default: %(default)s)"
+    )
+    training.add_argument("--length", type=int, help="longest training sequence (default: 2 * delay + 2, the shortest)")
+    training.add_argument(
+        "--curriculum",
+        type=int,
+        default=0,
+        help="steps over which the longest length grows from 2 * delay + 2 to --length (default: %(default)s)",
+    )
+    training.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="(default: %(default)s)")
+    training.add_argument("--lr", type=float, help="learning rate (default: 0.3 for sgd, 0.003 for adamw)")
+    training.add_argument("--momentum", type=float, default=0.8, help="of sgd (default: %(default)s)")
+    training.add_argument("--warmup", type=int, default=50, help="steps of rising rate (default: %(default)s)")
+    training.add_argument("--cooldown", type=int, default=0, help="last steps, of falling rate (default: %(default)s)")
+    training.add_argument(
+        "--threads", type=int, default=1, help="of PyTorch; results depend on it (default: %(default)s)"
+    )
+    training.add_argument("--starts", type=int, default=200, help="random starts scored (default: %(default)s)")
+    training.add_argument("--quiet", action="store_true", help="no progress bars (default: off)")
+    training.add_argument("--out", required=True, metavar="FOLDER", help="where the checkpoint goes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, score, print and save; returns the exit code.
+
+    Raises:
+        ValueError: an option has a value that makes no sense; the message names it.
+        RuntimeError: training diverged.
+    """
+    for option in ("batch", "max_tokens", "threads", "starts"):
+        if getattr(arguments, option) < 1:
+            raise ValueError(f"{option}: expected an integer >= 1, got {getattr(arguments, option)}")
+    if arguments.seed < 0:
+        raise ValueError(f"seed: expected an integer >= 0, got {arguments.seed}")
+    task = NT(symbols=arguments.symbols, delay=arguments.delay)
+    lengths = lengths_of(arguments)
+    settings = TrainingSettings(
+        steps=arguments.steps,
+        optimizer=arguments.optimizer,
+        lr=DEFAULT_RATES[arguments.optimizer] if arguments.lr is None else arguments.lr,
+        momentum=arguments.momentum,
+        warmup=arguments.warmup,
+        cooldown=arguments.cooldown,
+    )
+    model = Transformer(config_of(arguments, task, lengths), seed=arguments.seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
+    try:
+        # Streams 0, 1, ... of one seed: weights, training data, scores, conditioning. Adding one disturbs no other.
+        data = np.random.default_rng((arguments.seed, 1))
+        train(model, batches(task, lengths, data), settings, progress=not arguments.quiet)
+        card = describe_run(arguments, task, lengths, settings) | score(model, task, arguments)
+    finally:
+        torch.set_num_threads(threads)
+    for field in ("teacher_forced_accuracy", "free_running_accuracy", "free_running_sequences_exact"):
+        print(f"{field.replace('_', ' ')}: {card[field]:.6f}")
+    print(f"free running: {card['free_running_protocol']}")
+    rounding = card["conditioning"]
+    print(f"float32 against float64: logits {rounding['logits']:.1e} of the largest, weights {rounding['weights']:.1e}")
+    save_checkpoint(model, arguments.out, card)
+    print(f"saved {arguments.out}")
+    return 0
+
+
+def lengths_of(arguments: argparse.Namespace) -> Lengths:
+    """The lengths to train on, from the options."""
+    shortest = 2 * arguments.delay + 2
+    return Lengths(
+        shortest=min(shortest, arguments.length or shortest),
+        longest=arguments.length or shortest,
+        curriculum=arguments.curriculum,
+        batch=arguments.batch,
+        max_tokens=arguments.max_tokens,
+    )
+
+
+def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> TransformerConfig:
+    """The model to train, from the options."""
+    elliptical = arguments.variant == "elliptical"
+    layers = (2 if elliptical else 1) if arguments.layers is None else arguments.layers
+    if elliptical and layers < 2:
+        raise ValueError(f"layers: layer 0 of an elliptical model is dot-product; expected at least 2, got {layers}")
+    options: dict[str, Any] = {"scale": arguments.scale, "window": arguments.window, "epsilon": arguments.epsilon}
+    options |= {"scope": arguments.scope, "scaling": arguments.scaling}
+    if elliptical:
+        options |= {"scope": arguments.scope or "prefix", "scaling": arguments.scaling or "max"}
+    max_length = arguments.max_length or lengths.longest
+    if max_length < lengths.longest:
+        raise ValueError(f"max_length: expected at least the training length {lengths.longest}, got {max_length}")
+    return TransformerConfig(
+        vocabulary_size=task.symbols,
+        max_length=max_length,
+        width=arguments.width,
+        num_heads=arguments.heads,
+        attention=layers_of(arguments.variant, layers, **options),
+        positions=arguments.positions,
+        rotary_base=arguments.rotary_base,
+        mlp_ratio=arguments.mlp_ratio,
+        bias=arguments.bias,
+        labels=task.labels,
+    )
+
+
+def score(model: Transformer, task: NT, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything measured after training, as it stands in the card."""
+    generator = np.random.default_rng((arguments.seed, 2))
+    length, predict = model.config.max_length, greedy(model)
+    teacher_forced = teacher_forced_accuracy(predict, task, task.sample(generator, arguments.starts, length))
+    # Every wrong token costs a pass: a model that failed is scored on fewer starts, in seconds instead of an hour.
+    num_starts = arguments.starts if teacher_forced > 0.98 else min(arguments.starts, 8)
+    starts = task.sample(generator, num_starts, task.delay)
+    free = free_running_accuracy(predict, task, starts, length, progress=not arguments.quiet)
+    conditioning = measure_conditioning(model, np.random.default_rng((arguments.seed, 3)))
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "teacher_forced_accuracy": teacher_forced,
+        "free_running_accuracy": free.tokens_right,
+        "free_running_sequences_exact": free.sequences_exact,
+        "free_running_protocol": (
+            f"{num_starts} uniformly random starts of {task.delay} tokens, each continued greedily to "
+            f"{length} tokens; every generated token compared with the recurrence from the start"
+        ),
+        "lookback": measure_lookback(model, task, task.sample(generator, 16, length)),
+        "conditioning": dataclasses.asdict(conditioning),
+    }
+
+
+def measure_lookback(
+    model: Transformer, task: NT, sequences: np.ndarray[Any, np.dtype[np.int64]]
+) -> list[dict[str, Any]]:
+    """Mean attention weight on the key `delay - 1` steps back, the other term of the sum, per layer and head."""
+    maps = [observe(model, tokens).weights for tokens in sequences]
+    means = [
+        torch.stack([weights.diagonal(1 - task.delay, dim1=1, dim2=2).mean(-1) for weights in layer]).mean(0)
+        for layer in zip(*maps, strict=True)
+    ]
+    return [
+        {"layer": layer, "head": head, "mean_weight": round(weight, 4)}
+        for layer, heads in enumerate(means)
+        for head, weight in enumerate(heads.tolist())
+    ]
+
+
+def describe_run(
+    arguments: argparse.Namespace, task: NT, lengths: Lengths, settings: TrainingSettings
+) -> dict[str, Any]:
+    """What was trained and how, as it stands in the card."""
+    return {
+        "description": (
+            f"{arguments.variant.replace('_', '-')} attention trained on x(t) = [x(t-1) + x(t-{task.delay})] mod "
+            f"{task.symbols}: the first {task.delay} tokens are free, all others follow"
+        ),
+        "recipe": "nt",
+        "symbols": task.symbols,
+        "delay": task.delay,
+        "variant": arguments.variant,
+        "command": command_of(arguments),
+        "seed": arguments.seed,
+        "optimizer": f"{settings.optimizer}, rate {settings.lr}",
+        "steps": settings.steps,
+        "lengths": [lengths.shortest, lengths.longest],
+        "trained_with": {
+            "attnserve": attnserve.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """The command line that repeats this run: every option that is not at its default."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    named = ("variant", "symbols", "delay", "seed")
+    words = ["attnserve", "train", "nt"]
+    # `parser` knows the recipe's own options only, not those of the command around it.
+    for option, default in vars(parser.parse_args(["--out", ""])).items():
+        value = getattr(arguments, option)
+        if option not in ("out", "quiet") and (option in named or value != default):
+            words += ["--" + option.replace("_", "-"), *([] if value is True else [str(value)])]
+    return shlex.join([*words, "--out", arguments.out])
