@@ -22,7 +22,8 @@ def dot_product_weights(
     """Softmax over the allowed keys; a row without any is all zero. `epsilon` has no meaning here and must be 0."""
     if epsilon != 0:
         raise ValueError(f"epsilon: dot-product attention has none; expected 0, got {epsilon}")
-    # The lowest finite number, not -inf: a row without allowed keys would be NaN, and so would its gradient.
+    # The lowest finite number, not -inf: a row without allowed keys would be NaN between the two selects, forwards and
+    # backwards, and stop whoever searches for a NaN of their own (torch.autograd.detect_anomaly).
     filled = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     return torch.where(allowed, torch.softmax(filled, dim=-1), 0.0)
 

@@ -23,6 +23,13 @@ def test_weights_are_over_the_allowed_keys_alone() -> None:
     torch.testing.assert_close(dot_product_weights(scores, allowed), expected, rtol=0, atol=1e-15)
 
 
+def test_masked_keys_lose_against_the_lowest_scores() -> None:
+    # A fill of -1e4, as is common, would take all the weight here and then lose it to the mask.
+    scores = torch.tensor([[-5e4, -5e4, 0.0]])
+    weights = dot_product_weights(scores, torch.tensor([[True, True, False]]))
+    assert torch.equal(weights, torch.tensor([[0.5, 0.5, 0.0]]))
+
+
 def test_all_zero_scores_are_uniform() -> None:
     assert torch.equal(
         dot_product_weights(torch.zeros(2, 4), torch.ones(2, 4, dtype=torch.bool)), torch.full((2, 4), 0.25)
