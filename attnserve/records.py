@@ -59,7 +59,10 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     # bool is an int in Python, and JSON writes 1 where a float is meant.
     matches = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise RecordError(f"{where or 'document'}: expected a float, got an integer too large for one") from None
     if not matches:
         raise RecordError(f"{where or 'document'}: expected {kind.__name__}, got {describe(value)}")
     return value
@@ -73,12 +76,18 @@ def _convert_fields(kind: Any, value: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in value:
         if name not in fields:
-            raise RecordError(f"{prefix}{name}: unknown field; expected one of {', '.join(fields)}")
+            shown = name if len(name) <= 40 else name[:37] + "..."
+            raise RecordError(f"{prefix}{shown}: unknown field; expected one of {', '.join(fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in value:
             raise RecordError(f"{prefix}{name}: missing")
-    return kind(**{name: _convert(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
+    values = {name: _convert(hints[name], item, f"{prefix}{name}") for name, item in value.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        # A record's own checks know the field's name, not where the record stands.
+        raise RecordError(f"{prefix}{error}") from None
 
 
 def describe(value: Any) -> str:
