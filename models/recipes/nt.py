@@ -90,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--threads", type=int, default=1, help="of PyTorch; results depend on it (default: %(default)s)"
     )
-    training.add_argument("--starts", type=int, default=200, help="random starts scored (default: %(default)s)")
+    training.add_argument(
+        "--starts", type=int, default=200, help="random starts, and sequences, scored (default: %(default)s)"
+    )
     training.add_argument("--quiet", action="store_true", help="no progress bars (default: off)")
     training.add_argument("--out", required=True, metavar="FOLDER", help="where the checkpoint goes")
 
@@ -140,9 +142,14 @@ def run(arguments: argparse.Namespace) -> int:
 def lengths_of(arguments: argparse.Namespace) -> Lengths:
     """The lengths to train on, from the options."""
     shortest = 2 * arguments.delay + 2
+    longest = shortest if arguments.length is None else arguments.length
+    if longest < arguments.delay:
+        raise ValueError(
+            f"length: nothing can be predicted in less than --delay {arguments.delay} steps, got {longest}"
+        )
     return Lengths(
-        shortest=min(shortest, arguments.length or shortest),
-        longest=arguments.length or shortest,
+        shortest=min(shortest, longest),
+        longest=longest,
         curriculum=arguments.curriculum,
         batch=arguments.batch,
         max_tokens=arguments.max_tokens,
@@ -155,11 +162,15 @@ def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> Tran
     layers = (2 if elliptical else 1) if arguments.layers is None else arguments.layers
     if elliptical and layers < 2:
         raise ValueError(f"layers: layer 0 of an elliptical model is dot-product; expected at least 2, got {layers}")
-    options: dict[str, Any] = {"scale": arguments.scale, "window": arguments.window, "epsilon": arguments.epsilon}
-    options |= {"scope": arguments.scope, "scaling": arguments.scaling}
+    every: dict[str, Any] = {"scale": arguments.scale, "window": arguments.window}
+    own: dict[str, Any] = {"epsilon": arguments.epsilon, "scope": arguments.scope, "scaling": arguments.scaling}
     if elliptical:
-        options |= {"scope": arguments.scope or "prefix", "scaling": arguments.scaling or "max"}
-    max_length = arguments.max_length or lengths.longest
+        own |= {"scope": arguments.scope or "prefix", "scaling": arguments.scaling or "max"}
+    attention = layers_of(arguments.variant, layers, **every, **own)
+    if elliptical:
+        # The dot-product layer that elliptical attention begins with: `layers_of` gives it no options.
+        attention = (dataclasses.replace(attention[0], **every), *attention[1:])
+    max_length = lengths.longest if arguments.max_length is None else arguments.max_length
     if max_length < lengths.longest:
         raise ValueError(f"max_length: expected at least the training length {lengths.longest}, got {max_length}")
     return TransformerConfig(
@@ -167,7 +178,7 @@ def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> Tran
         max_length=max_length,
         width=arguments.width,
         num_heads=arguments.heads,
-        attention=layers_of(arguments.variant, layers, **options),
+        attention=attention,
         positions=arguments.positions,
         rotary_base=arguments.rotary_base,
         mlp_ratio=arguments.mlp_ratio,
@@ -185,7 +196,8 @@ def score(model: Transformer, task: NT, arguments: argparse.Namespace) -> dict[s
     num_starts = arguments.starts if teacher_forced > 0.98 else min(arguments.starts, 8)
     starts = task.sample(generator, num_starts, task.delay)
     free = free_running_accuracy(predict, task, starts, length, progress=not arguments.quiet)
-    conditioning = measure_conditioning(model, np.random.default_rng((arguments.seed, 3)))
+    rounding = np.random.default_rng((arguments.seed, 3))
+    conditioning = measure_conditioning(model, rounding, num_sequences=arguments.starts)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "teacher_forced_accuracy": teacher_forced,

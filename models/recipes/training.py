@@ -73,7 +73,7 @@ def train(
     The loss is the mean cross entropy over the scored rows. Randomness is the caller's: it is all in `batches`.
 
     Raises:
-        FloatingPointError: the loss is not a finite number; a smaller rate is needed.
+        RuntimeError: the loss is not a finite number; a smaller rate is needed.
     """
     optimizer = optimizer_of(model, settings)
     losses: list[float] = []
@@ -87,7 +87,7 @@ def train(
         loss = functional.cross_entropy(logits, batch.targets)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"loss is {losses[-1]} at step {step}; try a smaller rate than {settings.lr}")
+            raise RuntimeError(f"loss is {losses[-1]} at step {step}; try a smaller rate than {settings.lr}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
