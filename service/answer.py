@@ -1,6 +1,7 @@
 """Answers: what a request becomes on the wire, as JSON, safetensors or npz."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from safetensors.numpy import save
 from attnserve.bundle import Manifest
 from attnserve.service.engine import Answer
 from attnserve.service.prediction import render_prediction
-from attnserve.service.preprocess import AttentionRequest, PredictRequest
+from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import NotAcceptable
+from attnserve.service.selection import Selection
 
 JSON, SAFETENSORS, NPZ = "application/json", "application/x-safetensors", "application/x-npz"
 FORMATS = (JSON, SAFETENSORS, NPZ)
@@ -22,28 +24,36 @@ FORMATS = (JSON, SAFETENSORS, NPZ)
 Arrays = list[dict[str, NDArray[np.floating[Any]]]]
 
 
-def choose_format(accept: str | None) -> str:
-    """The media type to answer with: the first of the client's that exists, by its q-values.
+def choose_format(accept: str | None, formats: Sequence[str] = FORMATS) -> str:
+    """The media type to answer with: the highest q-value wins, then the client's order, then ours.
+
+    Args:
+        accept: the `Accept` header. Of several entries that fit a format, the most specific one speaks for it.
+        formats: what this answer can be written as.
 
     Raises:
-        NotAcceptable: none of them does.
+        NotAcceptable: none of them is wanted.
     """
-    wanted = []
-    for place, entry in enumerate((accept or "*/*").split(",")):
-        media_type, *parameters = (part.strip() for part in entry.split(";"))
-        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        try:
-            wanted.append((-float(quality), place, media_type.lower()))
-        except ValueError:
-            wanted.append((0.0, place, media_type.lower()))
-    for negative_quality, _, media_type in sorted(wanted):
-        if negative_quality == 0:
-            continue
-        if media_type in ("*/*", "application/*"):
-            return JSON
-        if media_type in FORMATS:
-            return media_type
-    raise NotAcceptable(f"Accept: expected one of {', '.join(FORMATS)}, got {(accept or '')[:100]!r}")
+    entries = [_parse_range(entry) for entry in (accept or "*/*").split(",")]
+    best, best_rank = None, (0.0, 0)
+    for media_type in formats:
+        for media_range in (media_type, "application/*", "*/*"):
+            ranks = [(quality, -place) for place, (name, quality) in enumerate(entries) if name == media_range]
+            if ranks:
+                if max(ranks)[0] > 0 and (best is None or max(ranks) > best_rank):
+                    best, best_rank = media_type, max(ranks)
+                break
+    if best is None:
+        raise NotAcceptable.about("Accept", f"expected one of {', '.join(formats)}, got {(accept or '')[:100]!r}")
+    return best
+
+
+def _parse_range(entry: str) -> tuple[str, float]:
+    """Media range and q-value of one entry of `Accept`; one that cannot be read has a q-value of 0."""
+    media_range, *parameters = (part.strip().lower() for part in entry.split(";"))
+    text = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+    # RFC 9110: at most three digits. `float` would also take "nan", "inf" and "1_0".
+    return media_range, float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) else 0.0
 
 
 def describe_answer(
@@ -88,7 +98,7 @@ def render_binary(document: dict[str, Any], arrays: Arrays, media_type: str) -> 
 
     safetensors: metadata `answer`. npz: array `answer`, the JSON text as bytes.
     """
-    named = {
+    named: dict[str, Any] = {
         f"sequences.{index}.{name}": np.ascontiguousarray(array)
         for index, by_name in enumerate(arrays)
         for name, array in by_name.items()
@@ -101,7 +111,7 @@ def render_binary(document: dict[str, Any], arrays: Arrays, media_type: str) -> 
     return Response(buffer.getvalue(), media_type=media_type)
 
 
-def _list_maps(document: dict[str, Any], attention: AttentionRequest, arrays: Arrays) -> list[dict[str, Any]]:
+def _list_maps(document: dict[str, Any], attention: Selection, arrays: Arrays) -> list[dict[str, Any]]:
     return [
         {
             "sequence": sequence,
@@ -116,7 +126,7 @@ def _list_maps(document: dict[str, Any], attention: AttentionRequest, arrays: Ar
     ]
 
 
-def _list_diagnostics(document: dict[str, Any], attention: AttentionRequest, arrays: Arrays) -> list[dict[str, Any]]:
+def _list_diagnostics(document: dict[str, Any], attention: Selection, arrays: Arrays) -> list[dict[str, Any]]:
     return [
         {
             "sequence": sequence,

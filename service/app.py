@@ -7,13 +7,18 @@ from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import attnserve
-from attnserve.service.catalogue import Catalogue
-from attnserve.service.problems import InternalError, Problem, render_problem
+from attnserve.service.budget import Budget
+from attnserve.service.catalogue import Catalogue, count_cores, memory_limit
+from attnserve.service.problems import Fault, InternalError, Problem, render_problem
 from attnserve.service.routes import router
 
 log = logging.getLogger(__name__)
+
+# Of the 5 to 32 threads that asyncio keeps.
+MAX_WEIGHING = 8
 
 
 def create_app(catalogue: Catalogue, *, on_failure: Callable[[BaseException], None] = lambda _: None) -> FastAPI:
@@ -29,6 +34,7 @@ def create_app(catalogue: Catalogue, *, on_failure: Callable[[BaseException], No
         loading = asyncio.create_task(asyncio.to_thread(catalogue.load))
         loading.add_done_callback(lambda task: _report(task, on_failure))
         yield
+        catalogue.stop_loading()
         with contextlib.suppress(Exception):
             await loading
         await asyncio.to_thread(catalogue.close)
@@ -39,12 +45,19 @@ def create_app(catalogue: Catalogue, *, on_failure: Callable[[BaseException], No
         description="Predictions of transformers with expressive, elliptical or dot-product attention, "
         "and what every head looked at.",
         lifespan=lifespan,
+        # A redirect would be built from the Host header, and clients do not send a body twice.
+        redirect_slashes=False,
     )
     app.state.catalogue = catalogue
     app.state.settings = catalogue.settings
+    app.state.budget = Budget(catalogue.settings.max_pending_bytes or memory_limit() // 4)
+    # Threads are few: those who may take one for long wait their turn here.
+    app.state.parsing = asyncio.Semaphore(1)
+    app.state.weighing = asyncio.Semaphore(min(count_cores(), MAX_WEIGHING))
     app.include_router(router)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
     return app
 
@@ -61,15 +74,28 @@ async def _answer_problem(_: Request, error: Exception) -> Response:
     return render_problem(error)
 
 
-async def _answer_http_exception(_: Request, error: Exception) -> Response:
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own: unknown routes and methods."""
     assert isinstance(error, HTTPException)
-    problem = Problem(str(error.detail), headers=dict(error.headers or {}))
-    problem.status, problem.title = error.status_code, str(error.detail)
+    headers = dict(error.headers or {})
+    got = f"got {request.method} {request.url.path[:64]!r}"
+    if error.status_code == 404:
+        fault = Fault(field="path", message=f"expected a route that /openapi.json lists, {got}")
+    elif error.status_code == 405:
+        fault = Fault(field="method", message=f"expected {headers.get('Allow', 'another')}, {got}")
+    else:
+        fault = Fault(field="request", message=str(error.detail))
+    problem = Problem(f"{fault.field}: {fault.message}", [fault], headers)
+    problem.status, problem.title = error.status_code, str(error.detail).capitalize()
     return render_problem(problem)
 
 
-async def _answer_bug(request: Request, error: Exception) -> Response:
-    """A bug: the traceback goes to the log, never to the client."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return render_problem(InternalError("this is a bug in attnserve; the service's log has the traceback"))
+async def _answer_nobody(_: Request, __: Exception) -> Response:
+    """The client left: nothing to say, and nothing for the log."""
+    return Response(status_code=499)
+
+
+async def _answer_bug(_: Request, __: Exception) -> Response:
+    """A bug. Starlette raises it again, so that uvicorn logs the traceback and closes the connection."""
+    message = "this is a bug in attnserve; the service's log has the traceback"
+    return render_problem(InternalError(message, headers={"Connection": "close"}))

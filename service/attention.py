@@ -20,21 +20,22 @@ from numpy.typing import NDArray
 from attnserve.bundle import Manifest
 from attnserve.runtime import Runtime, WeightRows
 from attnserve.service.engine import Answer
-from attnserve.service.preprocess import MAX_ENTRIES, AttentionRequest, PredictRequest
-from attnserve.service.problems import TooLarge, too_large
+from attnserve.service.preprocess import PredictRequest
+from attnserve.service.problems import TooLarge
+from attnserve.service.selection import MAX_ENTRIES, Selection
 
 NAMES = {"entropy": ("entropy_bits", "entropy_normalised")}
 WIDE_HINT = "ask for fewer layers, heads or queries, or send Accept: application/x-safetensors"
+# Weights computed for one answer, kept or not: tens of seconds of one core.
+MAX_WEIGHTS = 1 << 30
 
 
-def captures_for(manifest: Manifest, attention: AttentionRequest) -> frozenset[str]:
+def captures_for(manifest: Manifest, attention: Selection) -> frozenset[str]:
     """Outputs a forward pass must capture to answer `attention`."""
-    return frozenset(
-        manifest.layers[layer].captures[kind] for layer in attention.layers for kind in ("query", "key")
-    )
+    return frozenset(manifest.layers[layer].captures[kind] for layer in attention.layers for kind in ("query", "key"))
 
 
-def measures_of(attention: AttentionRequest) -> list[str]:
+def measures_of(attention: Selection) -> list[str]:
     """Names of the measures in the answer."""
     return [measure for name in attention.diagnostics for measure in NAMES.get(name, (name,))]
 
@@ -43,29 +44,49 @@ def check_size(request: PredictRequest, *, as_json: bool, max_response_bytes: in
     """Refuse an answer that would be too large, before any work.
 
     Raises:
-        TooLarge: names the number of values, the limit and a cheaper way to ask.
+        TooLarge: names what there is too much of, the limit and a cheaper way to ask.
     """
     attention = request.attention
     assert attention is not None
-    num_heads = len(attention.layers) * len(attention.heads)
     lengths = [len(sequence) for sequence in request.sequences]
-    num_values = 0
+    num_pairs = sum(len(steps) * length for steps, length in zip(attention.queries, lengths, strict=True))
+    num_heads = len(attention.layers) * len(attention.heads)
     if attention.quantity == "weights":
-        pairs = zip(attention.queries, lengths, strict=True)
-        num_values = num_heads * sum(len(steps) * length for steps, length in pairs)
+        num_values, value_bytes = num_heads * num_pairs, np.dtype(attention.dtype).itemsize
     else:
-        per_sequence = [len(measures_of(attention)) + ("received" in attention.diagnostics) * n for n in lengths]
-        num_values = num_heads * sum(per_sequence)
+        measures = measures_of(attention)
+        has_received = "received" in measures
+        per_sequence = [len(measures) - has_received + has_received * length for length in lengths]
+        num_values, value_bytes = num_heads * sum(per_sequence), 4
     if as_json and num_values > MAX_ENTRIES:
-        raise too_large(
+        raise TooLarge.about(
             "queries", f"a JSON answer may hold at most {MAX_ENTRIES} numbers, this one needs {num_values}; {WIDE_HINT}"
         )
-    num_bytes = num_values * np.dtype(attention.dtype).itemsize
-    if num_bytes > max_response_bytes:
-        raise TooLarge(
-            f"the answer would hold {num_bytes} bytes, at most {max_response_bytes} may be asked for at a time; "
-            "ask for fewer layers, heads or queries, or send dtype float16"
+    if num_values * value_bytes > max_response_bytes:
+        narrower = ", or send dtype float16" if attention.quantity == "weights" and value_bytes > 2 else ""
+        raise TooLarge.about(
+            "queries",
+            f"an answer may hold at most {max_response_bytes} bytes, this one needs {num_values * value_bytes}; "
+            f"ask for fewer layers, heads or queries{narrower}",
         )
+    num_weights = len(set(attention.layers)) * len(set(attention.heads)) * num_pairs
+    if num_weights > MAX_WEIGHTS:
+        raise TooLarge.about(
+            "queries",
+            f"at most {MAX_WEIGHTS} weights are computed for one answer, this one needs {num_weights}; "
+            "ask for fewer layers, heads, queries or sequences",
+        )
+
+
+def held_bytes(request: PredictRequest, manifest: Manifest) -> int:
+    """Memory that the logits and captures of `request` take between their run and its answer."""
+    num_logits = manifest.vocabulary_size * sum(len(steps) for steps in request.positions)
+    layers = () if request.attention is None else set(request.attention.layers)
+    per_row = sum(
+        (manifest.layers[index].num_heads + manifest.layers[index].num_key_heads) * manifest.layers[index].head_size
+        for index in layers
+    )
+    return 4 * (num_logits + per_row * sum(len(sequence) for sequence in request.sequences))
 
 
 def compute_arrays(
@@ -78,21 +99,29 @@ def compute_arrays(
     """
     attention = request.attention
     assert attention is not None
+    # Each layer and head once, however often it is named: a list of one head ten thousand times is a short body.
+    layers = sorted(set(attention.layers))
+    heads, place_of_head = np.unique(attention.heads, return_inverse=True)
+    place_of_layer = np.searchsorted(layers, attention.layers)
     results = []
     for sequence, steps, answer in zip(request.sequences, attention.queries, answers, strict=True):
         per_layer: list[dict[str, NDArray[Any]]] = []
-        for index in attention.layers:
+        for index in layers:
             layer = runtime.manifest.layers[index]
             query = answer.captures[layer.captures["query"]][steps]
             key = answer.captures[layer.captures["key"]]
-            blocks = runtime.weigh(layer, query, key, steps=steps, heads=attention.heads)
+            blocks = runtime.weigh(layer, query, key, steps=steps, heads=heads.tolist())
             if attention.quantity == "weights":
                 weights = np.concatenate([block.weights for block in blocks], axis=1)
                 per_layer.append({"weights": weights.astype(attention.dtype, copy=False)})
             else:
                 per_layer.append(diagnose(blocks, attention.diagnostics, len(sequence)))
-        names = per_layer[0]
-        results.append({name: np.stack([arrays[name] for arrays in per_layer]) for name in names})
+        results.append(
+            {
+                name: np.stack([arrays[name] for arrays in per_layer])[np.ix_(place_of_layer, place_of_head)]
+                for name in per_layer[0]
+            }
+        )
     return results
 
 
@@ -114,7 +143,8 @@ def diagnose(
         if "entropy" in diagnostics:
             # log2 of 0 is avoided by a select: a weight of 0 adds 0.
             logs = np.log2(weights, out=np.zeros_like(weights), where=weights > 0)
-            entropy = -np.einsum("hqk,hqk->hq", weights, logs, dtype=np.float64)
+            # From 0, not negated: a row that sees one key has an entropy of 0, and -0 would be printed as such.
+            entropy = 0.0 - np.einsum("hqk,hqk->hq", weights, logs, dtype=np.float64)
             add("entropy_bits", entropy.sum(1), len(steps))
             several = num_seen > 1
             normalised = entropy[:, several] / np.log2(num_seen[several])

@@ -4,9 +4,9 @@ A free engine takes what is waiting now. The worker cannot end without failing e
 """
 
 import asyncio
+import itertools
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from attnserve.service.cost import Cost, Shape, take_batch
 from attnserve.service.engine import Answer, Job
-from attnserve.service.problems import InternalError, Overloaded, Unavailable, too_large
+from attnserve.service.problems import InternalError, Overloaded, TooLarge, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class _Request:
     def deliver(self, place: int, answer: Answer) -> None:
         self.answers[place] = answer
         self.num_missing -= 1
-        if not self.num_missing and not self.is_over:
+        if not self.num_missing:
             self._finish(lambda: self.future.set_result([answer for answer in self.answers if answer is not None]))
 
     def fail(self, error: BaseException) -> None:
@@ -45,7 +45,7 @@ class _Request:
 
     def _finish(self, settle: Callable[[], None]) -> None:
         # The client may leave between the check and the call; then there is nobody to tell.
-        if self.future.set_running_or_notify_cancel():
+        if not self.is_over and self.future.set_running_or_notify_cancel():
             settle()
 
 
@@ -88,8 +88,19 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._running: list[_Waiting] = []
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether work is taken: not closed, and the worker is alive."""
+        return not self._closed
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._waiting)
 
     async def submit(self, jobs: Sequence[Job]) -> list[Answer]:
         """Queue the jobs of one request and wait for all answers, in their order.
@@ -99,25 +110,25 @@ class Batcher:
             Overloaded: the queue has no room for all of them; none is queued.
             Unavailable: closed.
         """
-        for index, job in enumerate(jobs):
-            if self._cost.bytes(Shape().add(len(job.tokens))) > self._max_batch_bytes:
-                longest = self._cost.longest_within(self._max_batch_bytes)
-                raise too_large(
-                    f"sequences[{index}]",
-                    f"expected at most {longest} steps, which is what fits in {self._max_batch_bytes:.0f} bytes of "
-                    f"memory here, got {len(job.tokens)}",
-                )
+        lengths = [len(job.tokens) for job in jobs]
+        longest = max(lengths)
+        if self._cost.bytes(Shape().add(longest)) > self._max_batch_bytes:
+            fits = self._cost.longest_within(self._max_batch_bytes)
+            raise TooLarge.about(
+                f"sequences[{lengths.index(longest)}]",
+                f"expected at most {fits} steps, which is what fits in {self._max_batch_bytes:.0f} bytes of "
+                f"memory here, got {longest}",
+            )
         if len(jobs) > self._max_queue:
-            raise too_large("sequences", f"expected at most {self._max_queue} in one request, got {len(jobs)}")
+            raise TooLarge.about("sequences", f"expected at most {self._max_queue} in one request, got {len(jobs)}")
         request = _Request(len(jobs))
         with self._changed:
             if self._closed:
-                raise Unavailable("the model is shutting down", headers={"Retry-After": "1"})
+                raise Unavailable("the model has stopped")
             if len(self._waiting) + len(jobs) > self._max_queue:
                 raise Overloaded(
                     f"{len(self._waiting)} sequences are waiting and at most {self._max_queue} may; "
-                    f"{len(jobs)} more were sent",
-                    headers={"Retry-After": "1"},
+                    f"{len(jobs)} more were sent"
                 )
             self._waiting.extend(_Waiting(job=job, request=request, place=place) for place, job in enumerate(jobs))
             self._changed.notify()
@@ -132,50 +143,56 @@ class Batcher:
 
     def _serve(self) -> None:
         try:
-            while (batch := self._next_batch()) is not None:
+            while batch := self._next_batch():
                 self._answer(batch)
+                self._running = []
         finally:
             # Reached by `close`, or by an error that should not exist; either way nobody is left waiting.
             with self._changed:
                 self._closed = True
-                left, self._waiting = self._waiting, deque()
+                left, self._waiting = [*self._running, *self._waiting], deque()
             for waiting in left:
-                if not waiting.request.is_over:
-                    waiting.request.fail(Unavailable("the model stopped", headers={"Retry-After": "1"}))
+                waiting.request.fail(Unavailable("the model has stopped"))
 
-    def _next_batch(self) -> list[_Waiting] | None:
-        """Wait for work and take what should run together; None when closed and empty."""
-        with self._changed:
-            while not self._waiting:
-                if self._closed:
-                    return None
-                self._changed.wait()
-            if self._max_wait_ms and not self._closed:
-                deadline = time.monotonic() + self._max_wait_ms / 1000
-                while (left := deadline - time.monotonic()) > 0 and not self._closed:
-                    self._changed.wait(left)
-            queue = [waiting for waiting in self._waiting if not waiting.request.is_over]
-            places = take_batch((len(waiting.job.tokens) for waiting in queue), self._cost, self._max_batch_bytes)
+    def _next_batch(self) -> list[_Waiting]:
+        """Wait for work and take what should run together; nothing when closed and empty."""
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    if self._closed:
+                        return []
+                    self._changed.wait()
+                if self._max_wait_ms and not self._closed:
+                    self._changed.wait_for(lambda: self._closed, self._max_wait_ms / 1000)
+                queue = list(self._waiting)
+            # Choosing from a long queue takes milliseconds, for which `submit`, on the event loop, must not wait.
+            # Meanwhile others may only join at the end.
+            present = [waiting for waiting in queue if not waiting.request.is_over]
+            places = take_batch((len(waiting.job.tokens) for waiting in present), self._cost, self._max_batch_bytes)
             chosen = set(places)
-            self._waiting = deque(waiting for place, waiting in enumerate(queue) if place not in chosen)
-            return [queue[place] for place in places]
+            left = [waiting for place, waiting in enumerate(present) if place not in chosen]
+            with self._changed:
+                self._waiting = deque([*left, *itertools.islice(self._waiting, len(queue), None)])
+                self._running = [present[place] for place in places]
+            if self._running:
+                return self._running
 
     def _answer(self, batch: list[_Waiting]) -> None:
-        if not batch:
-            return
         try:
             answers = self._run([waiting.job for waiting in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"expected {len(batch)} answers, got {len(answers)}")
         # BaseException: errors of Rust libraries are no `Exception`, and one batch must never end the worker.
         except BaseException as error:
             if len(batch) > 1:
                 log.warning("a batch of %d failed and is retried one by one: %s", len(batch), type(error).__name__)
                 for waiting in batch:
-                    self._answer([waiting])
+                    # Of a request that has failed already, the other sequences are not worth running.
+                    if not waiting.request.is_over:
+                        self._answer([waiting])
                 return
             log.exception("a sequence of %d steps failed", len(batch[0].job.tokens))
-            if not batch[0].request.is_over:
-                batch[0].request.fail(InternalError("the model failed on this input; the service's log has details"))
+            batch[0].request.fail(InternalError("the model failed on this input; the service's log has details"))
             return
         for waiting, answer in zip(batch, answers, strict=True):
-            if not waiting.request.is_over:
-                waiting.request.deliver(waiting.place, answer)
+            waiting.request.deliver(waiting.place, answer)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from attnserve.bundle import MANIFEST_FILE, BundleError, Manifest, is_model_name, is_version
-from attnserve.records import RecordError, read_text
+from attnserve.records import RecordError, read_text, to_json
+from attnserve.runtime import DeviceError
 from attnserve.service.batching import Batcher
 from attnserve.service.engine import Engine
 from attnserve.service.problems import NotFound, Unavailable
@@ -49,13 +52,16 @@ class Catalogue:
         self.models: dict[str, ServedModel] = {}
         self.failures: dict[str, str] = {}
         self.is_loading = True
+        self._is_stopping = False
         if not self.repository.is_dir():
             raise BundleError(f"repository: expected a folder of bundles, got {self.repository}")
+        self.names = find_models(self.repository)
+        """Every model of the repository: served, failed or yet to be loaded."""
 
     @property
     def is_ready(self) -> bool:
         """Whether loading is over and at least one model answers."""
-        return not self.is_loading and bool(self.models)
+        return not self.is_loading and any(model.batcher.is_open for model in self.models.values())
 
     def load(self) -> None:
         """Load every model; one that fails is named in the log and in `failures`, and disturbs no other.
@@ -63,36 +69,58 @@ class Catalogue:
         Raises:
             DeviceError: the device asked for cannot be used by any model.
         """
-        for name in find_models(self.repository):
+        if not self.names:
+            log.error("%s holds no bundles; expected folders like MODEL/1", self.repository)
+        for name in self.names:
+            if self._is_stopping:
+                break
             try:
                 self.models[name] = self._load_model(name)
-            except BundleError as error:
-                self.failures[name] = str(error)
-                log.error("%s cannot be served: %s", name, error)
+            except DeviceError:
+                raise
+            # Not only `BundleError`: a manifest that is whole but wrong fails somewhere in numpy or ONNX Runtime.
+            except Exception as error:
+                is_ours = isinstance(error, BundleError)
+                reason = str(error) if is_ours else f"{type(error).__name__}: {error}"
+                self.failures[name] = reason.replace(f"{self.repository}{os.sep}", "")[:1000]
+                log.error("%s cannot be served: %s", name, reason, exc_info=not is_ours)
         self.is_loading = False
+
+    def stop_loading(self) -> None:
+        """Let a `load` in another thread end after its current model."""
+        self._is_stopping = True
 
     def find(self, name: str, version: int | None = None) -> ServedModel:
         """The model that serves `name`.
 
         Raises:
             NotFound: no such model, or another version is served.
-            Unavailable: it is loading, or failed to load.
+            Unavailable: it is loading, failed to load, or its worker died.
         """
+        if name not in self.names:
+            raise NotFound.about("model", f"expected one of {self._list_names()}, got {name[:64]!r}")
         model = self.models.get(name)
-        if model is None and name in self.failures:
-            raise Unavailable(f"{name} is in the repository but cannot be served; the service's log says why")
-        if model is None and self.is_loading and is_model_name(name) and (self.repository / name).is_dir():
-            raise Unavailable(f"{name} is being loaded", headers={"Retry-After": "2"})
-        if model is None:
-            raise NotFound(f"model: expected one of {', '.join(sorted(self.models)) or 'none yet'}, got {name[:64]!r}")
+        if model is None or not model.batcher.is_open:
+            raise Unavailable(f"{name} {self.explain(name)}")
         if version is not None and version != model.version:
-            raise NotFound(f"version: {name} serves version {model.version}, got {version}")
+            raise NotFound.about("version", f"{name} serves version {model.version}, got {version}")
         return model
+
+    def explain(self, name: str) -> str:
+        """Why a model of the repository does not answer."""
+        if name in self.failures:
+            return f"cannot be served: {self.failures[name]}"
+        return "has stopped" if name in self.models else "is being loaded"
 
     def close(self) -> None:
         """Finish what is queued and stop every worker."""
         for model in self.models.values():
             model.batcher.close()
+
+    def _list_names(self) -> str:
+        shown = self.names[:10]
+        more = len(self.names) - len(shown)
+        return (", ".join(shown) or "none") + (f" and {more} more" if more else "")
 
     def _load_model(self, name: str) -> ServedModel:
         versions = find_versions(self.repository / name)
@@ -103,6 +131,7 @@ class Catalogue:
             num_threads=self.settings.num_threads or count_cores(),
             tuning_seconds=self.settings.tuning_seconds,
         )
+        check_answerable(engine.manifest)
         batcher = Batcher(
             engine.run,
             engine.cost,
@@ -113,6 +142,21 @@ class Catalogue:
         )
         log.info("%s/%d answers on %s, golden replayed: %s", name, version, engine.runtime.device, _verdict(engine))
         return ServedModel(name=name, version=version, versions=tuple(versions), engine=engine, batcher=batcher)
+
+
+def check_answerable(manifest: Manifest) -> None:
+    """Refuse what only an answer would stumble over.
+
+    Raises:
+        BundleError: labels that do not match the vocabulary, or text or numbers that JSON cannot carry.
+    """
+    num_labels = manifest.vocabulary_size if manifest.labels is None else len(manifest.labels)
+    if num_labels != manifest.vocabulary_size:
+        raise BundleError(f"manifest: labels: expected {manifest.vocabulary_size} (the vocabulary), got {num_labels}")
+    try:
+        orjson.dumps(to_json(manifest))
+    except TypeError as error:  # Half a surrogate pair, or an integer beyond 64 bits: only a card has room for them.
+        raise BundleError(f"manifest: cannot be written as JSON: {error}") from None
 
 
 def find_models(repository: Path) -> list[str]:
@@ -139,11 +183,12 @@ def choose_version(folder: Path, versions: list[int]) -> int:
     try:
         aliases: Any = json.loads(read_text(path, 1024 * 1024))
         active = aliases["active"]
-    except (RecordError, json.JSONDecodeError, TypeError, KeyError) as error:
-        raise BundleError(f'{path}: expected {{"active": version}}: {error}') from None
-    if active not in versions:
-        raise BundleError(f"{path}: active: expected one of {versions}, got {active!r}")
-    return int(active)
+    except (RecordError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BundleError(f'{path}: expected {{"active": version}}: {error!r:.200}') from None
+    # Not `in` alone: True and 1.0 are in [1].
+    if type(active) is not int or active not in versions:
+        raise BundleError(f"{path}: active: expected one of {versions}, got {active!r:.40}")
+    return active
 
 
 def count_cores() -> int:

@@ -5,12 +5,15 @@ RFC 9457 problem+json, plus a top-level string `error` that Open Inference Proto
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import orjson
 from fastapi import Response
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 20
+# Statuses that pass by themselves; a client that is not told when to come back comes back at once.
+RETRY_AFTER_SECONDS = {429: "1", 503: "2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,7 @@ class Fault:
     """One thing wrong with a request."""
 
     field: str
-    """Path of the field, such as `sequences[2][17]`."""
+    """Path of the field, such as `sequences[2][17]`; of a header its name, of the URL's parts theirs."""
     message: str
     """What was expected and what came."""
 
@@ -33,6 +36,11 @@ class Problem(Exception):
 
     status = 500
     title = "Internal error"
+
+    @classmethod
+    def about(cls, field_name: str, message: str) -> Self:
+        """A problem with a single fault."""
+        return cls(f"{field_name}: {message}", [Fault(field=field_name, message=message)])
 
 
 class BadRequest(Problem):
@@ -72,7 +80,7 @@ class Invalid(Problem):
 
 
 class Overloaded(Problem):
-    """The queue is full; come back later."""
+    """The queue or the memory for answers is full; come back later."""
 
     status, title = 429, "Overloaded"
 
@@ -85,16 +93,6 @@ class Unavailable(Problem):
     """Starting, draining or broken."""
 
     status, title = 503, "Unavailable"
-
-
-def invalid(field_name: str, message: str) -> Invalid:
-    """An `Invalid` with a single fault."""
-    return Invalid(f"{field_name}: {message}", [Fault(field=field_name, message=message)])
-
-
-def too_large(field_name: str, message: str) -> TooLarge:
-    """A `TooLarge` with a single fault."""
-    return TooLarge(f"{field_name}: {message}", [Fault(field=field_name, message=message)])
 
 
 def raise_faults(faults: Sequence[Fault]) -> None:
@@ -114,4 +112,6 @@ def render_problem(problem: Problem) -> Response:
         "error": problem.detail,
         "errors": [{"field": fault.field, "message": fault.message} for fault in problem.faults[:MAX_FAULTS]],
     }
-    return Response(orjson.dumps(body), problem.status, problem.headers, MEDIA_TYPE)
+    retry_after = RETRY_AFTER_SECONDS.get(problem.status)
+    headers = problem.headers if retry_after is None else {"Retry-After": retry_after, **problem.headers}
+    return Response(orjson.dumps(body), problem.status, headers, MEDIA_TYPE)

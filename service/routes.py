@@ -7,52 +7,47 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from attnserve.bundle import Manifest
+from attnserve.bundle import Manifest, is_version
 from attnserve.records import to_json
-from attnserve.service.answer import JSON, choose_format, describe_answer, render_binary, render_json
-from attnserve.service.attention import captures_for, check_size, compute_arrays
+from attnserve.service import openapi
+from attnserve.service.answer import FORMATS, JSON, choose_format, describe_answer, render_binary, render_json
+from attnserve.service.attention import captures_for, check_size, compute_arrays, held_bytes
+from attnserve.service.body import read_body, while_connected
+from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, ServedModel
-from attnserve.service.engine import Job
+from attnserve.service.engine import Answer, Job
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
-from attnserve.service.problems import NotFound, Unavailable, UnsupportedMediaType, too_large
-from attnserve.service.schemas import AttentionBody, ModelBody, ModelList, Predict, PredictAnswer, ProblemBody
+from attnserve.service.problems import NotFound, Unavailable
+from attnserve.service.schemas import AttentionBody, ModelBody, ModelList, Predict, PredictAnswer
 from attnserve.service.settings import Settings
 
 Parse = Callable[[bytes, Manifest], PredictRequest]
+Endpoint = Callable[..., Any]
 
-# Bodies beyond this are parsed off the event loop, so that /healthz answers meanwhile.
+# Bodies and answers beyond these are parsed and rendered off the event loop, so that /healthz answers meanwhile; below
+# them a thread would cost more than the work.
 LARGE_BODY_BYTES = 64 * 1024
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemBody} for status in (400, 404, 406, 413, 415, 422, 429, 500, 503)
-}
+LARGE_ANSWER_ENTRIES = 256
 
 router = APIRouter()
 
 
-def _body_of(model: type[Predict] | type[AttentionBody]) -> dict[str, Any]:
-    """Describe a body that FastAPI does not parse."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions = schema.pop("$defs", {})
-    # `Selection` is the only definition, and nothing else refers to it.
-    for name, definition in definitions.items():
-        schema = _inline(schema, f"#/components/schemas/{name}", definition)
-    examples = {f"example {number}": {"value": value} for number, value in enumerate(schema.pop("examples"), 1)}
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "examples": examples}}}}
+def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """A GET route that answers HEAD too, which is what load balancers send."""
 
+    def decorate(endpoint: Endpoint) -> Endpoint:
+        # In this order: of two routes with one path, the first one answers a wrong method with what it allows.
+        router.get(path, **options)(endpoint)
+        return router.head(path, include_in_schema=False)(endpoint)
 
-def _inline(value: Any, reference: str, definition: dict[str, Any]) -> Any:
-    if isinstance(value, dict):
-        if value.get("$ref") == reference:
-            return definition
-        return {key: _inline(item, reference, definition) for key, item in value.items()}
-    return [_inline(item, reference, definition) for item in value] if isinstance(value, list) else value
+    return decorate
 
 
 @router.post(
     "/v1/models/{model}/predict",
     response_model=PredictAnswer,
-    responses=PROBLEMS,
-    openapi_extra=_body_of(Predict),
+    responses=openapi.PREDICT_ANSWERS,
+    openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
 )
 async def predict(model: str, request: Request) -> Response:
@@ -63,8 +58,8 @@ async def predict(model: str, request: Request) -> Response:
 @router.post(
     "/v1/models/{model}/attention",
     response_model=PredictAnswer,
-    responses=PROBLEMS,
-    openapi_extra=_body_of(AttentionBody),
+    responses=openapi.ATTENTION_ANSWERS,
+    openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
 )
 async def attention(model: str, request: Request) -> Response:
@@ -79,8 +74,8 @@ async def attention(model: str, request: Request) -> Response:
 @router.post(
     "/v1/models/{model}/versions/{version}/predict",
     response_model=PredictAnswer,
-    responses=PROBLEMS,
-    openapi_extra=_body_of(Predict),
+    responses=openapi.PREDICT_ANSWERS,
+    openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
 )
 async def predict_version(model: str, version: str, request: Request) -> Response:
@@ -91,8 +86,8 @@ async def predict_version(model: str, version: str, request: Request) -> Respons
 @router.post(
     "/v1/models/{model}/versions/{version}/attention",
     response_model=PredictAnswer,
-    responses=PROBLEMS,
-    openapi_extra=_body_of(AttentionBody),
+    responses=openapi.ATTENTION_ANSWERS,
+    openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
 )
 async def attention_version(model: str, version: str, request: Request) -> Response:
@@ -100,53 +95,60 @@ async def attention_version(model: str, version: str, request: Request) -> Respo
     return await _answer(model, version, request, parse_attention)
 
 
-@router.get("/v1/models", response_model=ModelList, tags=["models"])
+@_get("/v1/models", response_model=ModelList, responses=openapi.LIST_ANSWERS, tags=["models"])
 async def list_models(request: Request) -> Response:
-    """Every model of the repository, those that failed to load included."""
+    """Every model of the repository; those that do not answer, because they are loading or failed, say why."""
     catalogue = _catalogue(request)
-    failed = [{"name": name, "version": None, "versions": [], "ready": False} for name in sorted(catalogue.failures)]
-    served = [_summarise(catalogue.models[name]) for name in sorted(catalogue.models)]
-    return _json({"models": served + failed})
+    served = dict(catalogue.models)
+    return _json({"models": [_summarise(catalogue, name, served.get(name)) for name in catalogue.names]})
 
 
-@router.get("/v1/models/{model}", response_model=ModelBody, responses=PROBLEMS, tags=["models"])
+@_get("/v1/models/{model}", response_model=ModelBody, responses=openapi.MODEL_ANSWERS, tags=["models"])
 async def show_model(model: str, request: Request) -> Response:
     """What is known of a model: card, labels, layers, limits, certificate, cost."""
-    return _json(_describe(_catalogue(request).find(model)))
+    return _json(_describe(_catalogue(request), _find(request, model, None)))
 
 
-@router.get("/v1/models/{model}/versions/{version}", response_model=ModelBody, responses=PROBLEMS, tags=["models"])
+@_get(
+    "/v1/models/{model}/versions/{version}", response_model=ModelBody, responses=openapi.MODEL_ANSWERS, tags=["models"]
+)
 async def show_version(model: str, version: str, request: Request) -> Response:
     """As `show_model`, for one version."""
-    return _json(_describe(_catalogue(request).find(model, _parse_version(version))))
+    return _json(_describe(_catalogue(request), _find(request, model, version)))
 
 
-@router.get("/healthz", tags=["operation"])
+@_get("/healthz", responses=openapi.ALIVE_ANSWERS, tags=["operation"])
 async def healthz() -> Response:
     """Alive: the process answers. Never touches a model."""
     return _json({"status": "alive"})
 
 
-@router.get("/readyz", responses={503: {"model": ProblemBody}}, tags=["operation"])
+@_get("/readyz", responses=openapi.READY_ANSWERS, tags=["operation"])
 async def readyz(request: Request) -> Response:
-    """Ready: at least one model is loaded, proven on this device and warm."""
+    """Ready: loading is over and at least one model is proven on this device and warm."""
     catalogue = _catalogue(request)
+    failed = sorted(catalogue.failures)
     if not catalogue.is_ready:
-        reason = "models are being loaded" if catalogue.is_loading else "no model could be loaded"
-        raise Unavailable(reason, headers={"Retry-After": "2"})
-    return _json({"status": "ready", "models": sorted(catalogue.models), "failed": sorted(catalogue.failures)})
+        reason = "models are being loaded" if catalogue.is_loading else "no model of the repository answers"
+        raise Unavailable(reason + (f"; failed: {', '.join(failed[:10])}" if failed else ""))
+    return _json({"status": "ready", "models": sorted(catalogue.models), "failed": failed})
 
 
 async def _answer(name: str, version: str | None, request: Request, parse: Parse) -> Response:
     """The path of every question: read, check, queue, run, render."""
     settings: Settings = request.app.state.settings
-    model = _catalogue(request).find(name, None if version is None else _parse_version(version))
-    media_type = choose_format(request.headers.get("accept"))
+    budget: Budget = request.app.state.budget
+    model = _find(request, name, version)
     body = await read_body(request, settings.max_body_bytes)
     if len(body) > LARGE_BODY_BYTES:
-        asked = await asyncio.to_thread(parse, body, model.manifest)
+        # One at a time: parsing holds the interpreter's lock anyway, and a document takes many times its body's memory.
+        async with request.app.state.parsing:
+            asked = await asyncio.to_thread(parse, body, model.manifest)
     else:
         asked = parse(body, model.manifest)
+    # Predictions alone hold no tensors.
+    formats = (JSON,) if asked.attention is None else FORMATS
+    media_type = choose_format(request.headers.get("accept"), formats)
     captures: frozenset[str] = frozenset()
     if asked.attention is not None:
         check_size(asked, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
@@ -155,51 +157,29 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
         Job(tokens=tokens, positions=positions, captures=captures)
         for tokens, positions in zip(asked.sequences, asked.positions, strict=True)
     ]
-    answers = await model.batcher.submit(jobs)
-
-    def render() -> Response:
-        document = describe_answer(model.name, model.version, model.manifest, asked, answers)
-        arrays = None if asked.attention is None else compute_arrays(model.engine.runtime, asked, answers)
-        if arrays is None or media_type == JSON:
-            return render_json(document, asked, arrays)
-        return render_binary(document, arrays, media_type)
-
-    # Small answers are rendered at once: a thread would cost more than the work.
-    if asked.attention is None and asked.top_k * sum(map(len, asked.positions)) <= 256:
-        return render()
-    return await asyncio.to_thread(render)
+    with budget.hold(held_bytes(asked, model.manifest)):
+        answers = await while_connected(request, model.batcher.submit(jobs))
+        if asked.attention is not None:
+            # A bounded number at a time leaves threads for everyone else.
+            async with request.app.state.weighing:
+                return await asyncio.to_thread(_render, model, asked, answers, media_type)
+        if asked.top_k * sum(map(len, asked.positions)) > LARGE_ANSWER_ENTRIES:
+            return await asyncio.to_thread(_render, model, asked, answers, media_type)
+        return _render(model, asked, answers, media_type)
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The body, refused as soon as it passes the limit.
-
-    Raises:
-        UnsupportedMediaType: a Content-Type other than JSON is declared.
-        TooLarge: longer than `limit_bytes`.
-    """
-    media_type = request.headers.get("content-type", JSON).split(";")[0].strip().lower()
-    if media_type != JSON and not media_type.endswith("+json"):
-        raise UnsupportedMediaType(
-            f"Content-Type: expected {JSON}, got {media_type[:64]!r} (curl: use --json instead of -d)"
-        )
-    length = request.headers.get("content-length", "")
-    chunks, size = [], int(length) if length.isdigit() else 0
-    if size <= limit_bytes:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit_bytes:
-                break
-            chunks.append(chunk)
-    if size > limit_bytes:
-        raise too_large("body", f"expected at most {limit_bytes} bytes, got more")
-    return b"".join(chunks)
+def _render(model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str) -> Response:
+    document = describe_answer(model.name, model.version, model.manifest, asked, answers)
+    arrays = None if asked.attention is None else compute_arrays(model.engine.runtime, asked, answers)
+    if arrays is None or media_type == JSON:
+        return render_json(document, asked, arrays)
+    return render_binary(document, arrays, media_type)
 
 
-def _parse_version(text: str) -> int:
-    if not text.isdigit():
-        raise NotFound(f"version: expected a positive integer, got {text[:32]!r}")
-    return int(text[:18])
+def _find(request: Request, name: str, version: str | None) -> ServedModel:
+    if version is not None and not is_version(version):
+        raise NotFound.about("version", f"expected a positive integer, got {version[:32]!r}")
+    return _catalogue(request).find(name, None if version is None else int(version))
 
 
 def _catalogue(request: Request) -> Catalogue:
@@ -211,10 +191,12 @@ def _json(document: Any) -> Response:
     return Response(orjson.dumps(document), media_type=JSON)
 
 
-def _summarise(model: ServedModel) -> dict[str, Any]:
+def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> dict[str, Any]:
+    if model is None or not model.batcher.is_open:
+        return {"name": name, "version": None, "versions": [], "ready": False, "reason": catalogue.explain(name)}
     manifest = model.manifest
     return {
-        "name": model.name,
+        "name": name,
         "version": model.version,
         "versions": list(model.versions),
         "ready": True,
@@ -225,17 +207,15 @@ def _summarise(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _describe(model: ServedModel) -> dict[str, Any]:
+def _describe(catalogue: Catalogue, model: ServedModel) -> dict[str, Any]:
     manifest = model.manifest
     described = to_json(manifest)
     kept = ("causal", "vocabulary_size", "labels", "card", "warnings", "layers", "provenance", "certificate")
     return {
-        **_summarise(model),
+        **_summarise(catalogue, model.name, model),
         "limits": {"max_length": manifest.max_length},
         **{name: described[name] for name in kept},
         "device": model.engine.runtime.device,
         "golden": {"logits": model.engine.report.logits, "maps": model.engine.report.maps},
         "cost": to_json(model.engine.cost),
     }
-
-

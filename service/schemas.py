@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from attnserve.service.preprocess import DEFAULT_DIAGNOSTICS, DEFAULT_TOP_K, DIAGNOSTICS
+from attnserve.service.preprocess import DEFAULT_TOP_K
+from attnserve.service.selection import DEFAULT_DIAGNOSTICS, DIAGNOSTICS
 
 Indices = Literal["all"] | list[int]
 Steps = Literal["all", "last"] | list[int]
@@ -146,14 +147,15 @@ class ModelBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    version: int | None
+    version: int | None = None
     versions: list[int]
     ready: bool
+    reason: str | None = Field(None, description="Why it does not answer.")
     task: str | None = None
     card: dict[str, Any] | None = None
 
 
 class ModelList(BaseModel):
-    """Every model of the repository."""
+    """Every model of the repository, by name."""
 
     models: list[ModelBody]

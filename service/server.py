@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -34,7 +35,17 @@ def serve(parsed: argparse.Namespace) -> int:
         access_log=settings.log_level == "debug",
         # Bodies and paths are user data; the server's name tells an attacker what to try.
         server_header=False,
+        timeout_graceful_shutdown=settings.max_drain_seconds,
     )
     server = uvicorn.Server(config)
-    server.run()
+
+    def obey(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal it has obeyed once more, under the handlers it found. Under Python's own the process
+    # would die of it, with a traceback for Ctrl-C; having stopped when told to is success.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, obey)
+    # Bound here, not by uvicorn: a port that is taken is known before models are loaded.
+    server.run([config.bind_socket()])
     return 1 if failures or not server.started else 0

@@ -15,7 +15,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    # An empty host would mean every interface there is.
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
@@ -29,6 +30,7 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=10_000,
+        allow_inf_nan=False,
         description="How long a free engine waits for company. 0 is work-conserving and nearly always best: "
         "while one batch runs, the next one gathers by itself.",
     )
@@ -41,16 +43,32 @@ class Settings(BaseSettings):
         description="Memory one batch may need by estimate; 0 is half of what this process may use. "
         "A sequence that needs more is answered 413 with the longest length that fits.",
     )
+    max_pending_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory that logits, queries and keys of all requests in flight may take until they are answered; "
+        "0 is a quarter of what this process may use. A request that needs more is answered 413, one that finds too "
+        "little left 429.",
+    )
     max_body_bytes: int = Field(
         16 * MIB, ge=KIB, description="Largest request body, enforced while it is read; beyond it 413."
     )
     max_response_bytes: int = Field(
         64 * MIB, ge=KIB, description="Largest binary answer; beyond it 413 before any work starts."
     )
-    tuning_seconds: float = Field(
-        10.0, gt=0, le=600, description="Longest time per model spent at start-up measuring what a batch costs."
+    max_drain_seconds: int = Field(
+        30, ge=1, le=3600, description="How long requests in flight may take to end when the service is told to stop."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
+    tuning_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        allow_inf_nan=False,
+        description="Longest time per model spent at start-up measuring what a batch costs.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written."
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +95,8 @@ def read_settings(parsed: argparse.Namespace | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).removeprefix(ENV_PREFIX.lower())
-        raise ValueError(f"{flag_of(name)}: {first['msg'].lower()}, got {first['input']!r}") from None
+        where = f"{flag_of(name)} ({ENV_PREFIX}{name.upper()})"
+        raise ValueError(f"{where}: {first['msg'].lower()}, got {first['input']!r}") from None
 
 
 def flag_of(name: str) -> str:
@@ -87,9 +106,23 @@ def flag_of(name: str) -> str:
 
 def settings_table() -> str:
     """The settings as a markdown table, for docs/settings.md."""
-    lines = ["| flag | environment | default | meaning |", "| --- | --- | --- | --- |"]
+    properties = Settings.model_json_schema()["properties"]
+    lines = ["| flag | environment | default | accepts | meaning |", "| --- | --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        lines.append(
-            f"| `{flag_of(name)}` | `{ENV_PREFIX}{name.upper()}` | `{field.default}` | {field.description} |"
+        cells = (
+            f"`{flag_of(name)}`",
+            f"`{ENV_PREFIX}{name.upper()}`",
+            f"`{field.default}`",
+            _describe_bounds(properties[name]),
+            field.description,
         )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def _describe_bounds(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    words = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
+    bounds = [f"{words[key]} {schema[key]}" for key in words if key in schema]
+    return " ".join([str(schema["type"]), *bounds])

@@ -1,0 +1,45 @@
+"""`Budget`: memory that answers may hold between their run and their rendering."""
+
+import contextlib
+from collections.abc import Iterator
+
+from attnserve.service.problems import Overloaded, TooLarge
+
+
+class Budget:
+    """A number of bytes shared by all requests in flight.
+
+    A batch is limited by `max_batch_bytes`, but its logits, queries and keys outlive it until they are rendered, and
+    batches run faster than attention is rendered. Used from the event loop only, so it needs no lock.
+
+    Args:
+        max_bytes: of all requests together.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+
+    @contextlib.contextmanager
+    def hold(self, num_bytes: int) -> Iterator[None]:
+        """Hold bytes for the length of a `with` block.
+
+        Raises:
+            TooLarge: more than there ever will be.
+            Overloaded: more than is left now.
+        """
+        if num_bytes > self.max_bytes:
+            raise TooLarge.about(
+                "sequences",
+                f"logits, queries and keys of one request may take {self.max_bytes} bytes, these need {num_bytes}; "
+                "ask for fewer sequences, positions or layers at a time",
+            )
+        if self.num_bytes + num_bytes > self.max_bytes:
+            raise Overloaded(
+                f"answers in flight hold {self.num_bytes} of {self.max_bytes} bytes, this one needs {num_bytes}"
+            )
+        self.num_bytes += num_bytes
+        try:
+            yield
+        finally:
+            self.num_bytes -= num_bytes

@@ -1,0 +1,165 @@
+"""OpenAPI: bodies and answers of the routes, each with examples that work. FastAPI parses and checks neither."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from attnserve.service import schemas
+from attnserve.service.answer import JSON, NPZ, SAFETENSORS
+from attnserve.service.problems import (
+    MEDIA_TYPE,
+    BadRequest,
+    InternalError,
+    Invalid,
+    NotAcceptable,
+    NotFound,
+    Overloaded,
+    Problem,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+)
+
+Documented = dict[int | str, dict[str, Any]]
+
+
+def describe_body(model: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is checked in `preprocess`."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    for name, definition in schema.pop("$defs", {}).items():
+        schema = _inline(schema, f"#/components/schemas/{name}", definition)
+    examples = {f"example {number}": {"value": value} for number, value in enumerate(schema.pop("examples"), 1)}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "examples": examples}}}}
+
+
+def describe_answer(example: object, *problems: type[Problem], binary: bool = False) -> Documented:
+    """`responses` of a route: an example of success, the problems it answers with, and whether tensors are on offer."""
+    content: dict[str, Any] = {JSON: {"example": example}}
+    if binary:
+        content |= {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (SAFETENSORS, NPZ)}
+    described: Documented = {200: {"description": "Done", "content": content}}
+    for problem in problems:
+        described[problem.status] = {
+            "description": (problem.__doc__ or problem.title).split("\n")[0],
+            "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA, "example": _example_of(problem)}},
+        }
+    if problems:
+        # Also keeps FastAPI from documenting its own validation error, which no route of ours answers with.
+        described["default"] = {
+            "description": "Any other problem.",
+            "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}},
+        }
+    return described
+
+
+def _inline(value: Any, reference: str, definition: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        if value.get("$ref") == reference:
+            return definition
+        return {key: _inline(item, reference, definition) for key, item in value.items()}
+    return [_inline(item, reference, definition) for item in value] if isinstance(value, list) else value
+
+
+def _example_of(problem: type[Problem]) -> dict[str, Any]:
+    faults = {
+        BadRequest: ("body", "expected JSON, got something else at line 1 column 17: unexpected character"),
+        NotFound: ("model", "expected one of nt-dot-product, nt-elliptical, nt-expressive, got 'nt'"),
+        NotAcceptable: ("Accept", f"expected one of {JSON}, got 'text/html'"),
+        TooLarge: ("top_k", "sequences x positions x top_k may be at most 65536, got 80000"),
+        UnsupportedMediaType: ("Content-Type", f"expected {JSON}, got 'text/plain'"),
+        Invalid: ("sequences[0][3]", "expected an integer id from 0 to 7, got the string 'x'"),
+    }
+    details = {
+        Overloaded: "4090 sequences are waiting and at most 4096 may; 8 more were sent",
+        Unavailable: "nt-expressive is being loaded",
+        InternalError: "the model failed on this input; the service's log has details",
+    }
+    field, message = faults.get(problem, ("", ""))
+    detail = f"{field}: {message}" if field else details[problem]
+    errors = [{"field": field, "message": message}] if field else []
+    return {
+        "type": "about:blank",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "error": detail,
+        "errors": errors,
+    }
+
+
+PROBLEM_SCHEMA = _inline(
+    schemas.ProblemBody.model_json_schema(),
+    "#/$defs/FaultBody",
+    schemas.FaultBody.model_json_schema(),
+)
+PROBLEM_SCHEMA.pop("$defs")
+
+ENTRIES = [
+    {"id": 3, "label": "s3", "probability": 0.9981689, "logit": 14.212305},
+    {"id": 6, "label": "s6", "probability": 0.0006012341, "logit": 6.7976837},
+    {"id": 1, "label": "s1", "probability": 0.0004312569, "logit": 6.4654617},
+]
+PREDICTED: dict[str, Any] = {
+    "model": "nt-expressive",
+    "version": 1,
+    "predictions": [{"positions": [7], "top": [ENTRIES]}],
+    "warnings": [],
+}
+ATTENDED: dict[str, Any] = {
+    **PREDICTED,
+    "quantity": "diagnostics",
+    "causal": True,
+    "tokens": [[3, 1, 4, 1, 5, 2, 6, 5]],
+    "layers": [0],
+    "variants": ["expressive"],
+    "heads": [0],
+    "queries": [[7]],
+    "diagnostics": [
+        {
+            "sequence": 0,
+            "layer": 0,
+            "head": 0,
+            "variant": "expressive",
+            "entropy_bits": 1.2451,
+            "entropy_normalised": 0.41503334,
+            "distance": 3.5,
+            "sink": 0.015625,
+            "previous_token": 0.5,
+            "self": 0.25,
+        }
+    ],
+}
+SUMMARY: dict[str, Any] = {
+    "name": "nt-expressive",
+    "version": 1,
+    "versions": [1],
+    "ready": True,
+    "task": "next_token",
+    "variants": ["expressive"],
+    "num_layers": 1,
+    "num_heads": 1,
+}
+FAILED: dict[str, Any] = {
+    "name": "nt-broken",
+    "version": None,
+    "versions": [],
+    "ready": False,
+    "reason": "cannot be served: nt-broken/1/model.onnx: listed in the manifest, but missing",
+}
+MODEL: dict[str, Any] = {
+    **SUMMARY,
+    "limits": {"max_length": 512},
+    "causal": True,
+    "vocabulary_size": 8,
+    "labels": ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"],
+    "card": {"symbols": 8, "delay": 16},
+    "device": "cpu",
+}
+
+ASKING = (BadRequest, NotFound, NotAcceptable, TooLarge, UnsupportedMediaType, Invalid, Overloaded, InternalError)
+PREDICT_ANSWERS = describe_answer(PREDICTED, *ASKING, Unavailable, binary=True)
+ATTENTION_ANSWERS = describe_answer(ATTENDED, *ASKING, Unavailable, binary=True)
+LIST_ANSWERS = describe_answer({"models": [SUMMARY, FAILED]})
+MODEL_ANSWERS = describe_answer(MODEL, NotFound, Unavailable)
+ALIVE_ANSWERS = describe_answer({"status": "alive"})
+READY_ANSWERS = describe_answer({"status": "ready", "models": ["nt-expressive"], "failed": []}, Unavailable)
