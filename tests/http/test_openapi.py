@@ -1,0 +1,136 @@
+"""/docs and /openapi.json: every route is there, with examples, and the examples work when posted."""
+
+import pytest
+from pydantic import TypeAdapter
+
+from attnserve.service import openapi, schemas
+from attnserve.service.preprocess import PredictRequest
+from attnserve.service.problems import Problem
+from attnserve.service.selection import FIELDS
+
+pytestmark = pytest.mark.http
+
+ROUTES = {
+    "/v1/models": ["get"],
+    "/v1/models/{model}": ["get"],
+    "/v1/models/{model}/attention": ["post"],
+    "/v1/models/{model}/predict": ["post"],
+    "/v1/models/{model}/versions/{version}": ["get"],
+    "/v1/models/{model}/versions/{version}/attention": ["post"],
+    "/v1/models/{model}/versions/{version}/predict": ["post"],
+    "/healthz": ["get"],
+    "/readyz": ["get"],
+}
+
+
+@pytest.fixture(scope="module")
+def document(server):
+    response = server.client.get("/openapi.json")
+    assert response.status_code == 200
+    return response.json()
+
+
+def operations(document):
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def test_docs_page(server):
+    response = server.client.get("/docs")
+    assert response.status_code == 200
+    assert "/openapi.json" in response.text
+
+
+def test_every_route_is_described(document):
+    assert {path: sorted(methods) for path, methods in document["paths"].items()} == ROUTES
+    for path, method, operation in operations(document):
+        assert operation["summary"], path
+        assert operation["description"], path
+        assert operation["tags"], path
+        assert ("requestBody" in operation) == (method == "post")
+
+
+def test_every_answer_has_an_example_that_fits_its_schema(document):
+    models = {
+        "/v1/models": schemas.ModelList,
+        "/v1/models/{model}": schemas.ModelBody,
+        "/v1/models/{model}/versions/{version}": schemas.ModelBody,
+        "/healthz": dict[str, str],
+        "/readyz": dict[str, str | list[str]],
+    }
+    for path, _, operation in operations(document):
+        content = operation["responses"]["200"]["content"]["application/json"]
+        TypeAdapter(models.get(path, schemas.PredictAnswer)).validate_python(content["example"], strict=True)
+
+
+def test_every_problem_has_an_example_that_fits_its_schema(document):
+    for path, method, operation in operations(document):
+        statuses = {status for status in operation["responses"] if status not in ("200", "default")}
+        if method == "post":
+            assert statuses == {"400", "404", "406", "413", "415", "422", "429", "500", "503"}, path
+        for status in statuses:
+            (media_type,) = operation["responses"][status]["content"]
+            assert media_type == "application/problem+json"
+            example = operation["responses"][status]["content"][media_type]["example"]
+            assert schemas.ProblemBody.model_validate(example, strict=True).status == int(status)
+    assert "HTTPValidationError" not in str(document)
+
+
+def test_references_lead_somewhere(document):
+    def check(value):
+        if isinstance(value, dict):
+            if "$ref" in value:
+                place = document
+                for part in value["$ref"].removeprefix("#/").split("/"):
+                    place = place[part]
+            for item in value.values():
+                check(item)
+        elif isinstance(value, list):
+            for item in value:
+                check(item)
+
+    check(document)
+
+
+def test_examples_of_requests_work(server, document):
+    num_examples = 0
+    for path, _, operation in operations(document):
+        if "requestBody" not in operation:
+            continue
+        content = operation["requestBody"]["content"]["application/json"]
+        assert content["examples"]
+        for example in content["examples"].values():
+            response = server.client.post(path.format(model="tiny", version=1), json=example["value"])
+            assert response.status_code == 200, response.text
+            schemas.PredictAnswer.model_validate(response.json(), strict=True)
+            num_examples += 1
+    assert num_examples >= 8
+
+
+def test_answers_have_no_field_that_the_schema_lacks(server):
+    body = {"sequences": [[1, 2]], "attention": {"diagnostics": ["entropy", "received"]}}
+    answers = [server.ask("predict", body), server.ask("predict", {**body, "attention": {"quantity": "weights"}})]
+    for answer in answers:
+        assert set(answer) <= set(schemas.PredictAnswer.model_fields)
+        for entry in answer.get("diagnostics", []):
+            assert set(entry) <= set(schemas.Diagnostics.model_fields)
+        for entry in answer.get("maps", []):
+            assert set(entry) == set(schemas.Map.model_fields)
+
+
+def test_schemas_and_parser_know_the_same_fields():
+    # Requests are parsed by hand; the schema is only shown.
+    assert set(schemas.Selection.model_fields) == set(FIELDS)
+    assert set(schemas.Predict.model_fields) == set(PredictRequest.__dataclass_fields__)
+    assert set(schemas.AttentionBody.model_fields) == {*FIELDS, *PredictRequest.__dataclass_fields__} - {"attention"}
+
+
+def test_every_problem_is_documented():
+    def subclasses(kind):
+        for subclass in kind.__subclasses__():
+            yield subclass
+            yield from subclasses(subclass)
+
+    documented = {int(status) for status in openapi.PREDICT_ANSWERS if status not in (200, "default")}
+    assert {problem.status for problem in subclasses(Problem)} == documented

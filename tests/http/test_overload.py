@@ -1,0 +1,265 @@
+"""Too many clients, clients who leave, models that load, stop or fail: an app whose engine runs on the test's word."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+
+from attnserve.bundle import read_manifest
+from attnserve.service.app import create_app
+from attnserve.service.batching import Batcher
+from attnserve.service.catalogue import Catalogue, ServedModel
+from attnserve.service.cost import Cost
+from attnserve.service.engine import Answer
+from attnserve.service.settings import Settings
+
+pytestmark = pytest.mark.http
+
+PREDICT = "/v1/models/tiny/predict"
+# Less than nothing is saved by sharing a batch, so nobody does.
+ALONE = Cost(seconds_per_run=-1, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+POISON = 13
+
+
+class Engine:
+    """Answers with zeros, each time `release` lets it."""
+
+    def __init__(self, manifest):
+        self.manifest = manifest
+        self.runtime = SimpleNamespace(device="cpu")
+        self.started = threading.Semaphore(0)
+        self.release = threading.Semaphore(0)
+        self.seen = []
+
+    def run(self, jobs):
+        self.started.release()
+        self.release.acquire()
+        self.seen += [job.tokens.tolist() for job in jobs]
+        if any(POISON in job.tokens for job in jobs):
+            raise ValueError("poisoned")
+        width = self.manifest.vocabulary_size
+        return [Answer(logits=np.zeros((len(job.positions), width), np.float32), captures={}) for job in jobs]
+
+
+@pytest.fixture
+def make_app(bundles):
+    """An app, its engine and its queue; nothing is loaded, everything is as if."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*, loaded=True, max_queue=2, **limits):
+            catalogue = Catalogue(bundles, Settings(max_queue=max_queue, **limits))
+            app = create_app(catalogue)
+            engine = Engine(read_manifest(bundles / "tiny" / "1"))
+            batcher = Batcher(engine.run, ALONE, max_batch_bytes=1e9, max_queue=max_queue)
+            # Permission for all that is left over, then the end.
+            stack.callback(batcher.close)
+            stack.callback(engine.release.release, 1000)
+            if loaded:
+                model = ServedModel(name="tiny", version=1, versions=(1,), engine=engine, batcher=batcher)
+                catalogue.models["tiny"] = model
+                catalogue.is_loading = False
+            return app, engine, batcher
+
+        yield make
+
+
+def talk(app, conversation):
+    """Run a conversation with the app, in one event loop with it."""
+
+    async def run():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            await conversation(client)
+
+    asyncio.run(run())
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def check_problem(response, status):
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json()["status"] == status
+    assert ("Retry-After" in response.headers) == (status in (429, 503))
+    return response.json()["detail"]
+
+
+def test_a_full_queue_is_429(make_app):
+    app, engine, batcher = make_app(max_queue=2)
+
+    async def conversation(client):
+        first = asyncio.create_task(client.post(PREDICT, json={"sequences": [[1]]}))
+        await asyncio.to_thread(engine.started.acquire)
+        waiting = asyncio.create_task(client.post(PREDICT, json={"sequences": [[2], [3]]}))
+        await until(lambda: batcher.num_waiting == 2)
+        refused = await client.post(PREDICT, json={"sequences": [[4]]})
+        assert check_problem(refused, 429) == "2 sequences are waiting and at most 2 may; 1 more were sent"
+        # What would never fit is another matter.
+        assert "at most 2" in check_problem(await client.post(PREDICT, json={"sequences": [[4]] * 3}), 413)
+        assert (await client.get("/healthz")).status_code == 200
+        engine.release.release(3)
+        assert (await first).status_code == (await waiting).status_code == 200
+        assert len((await waiting).json()["predictions"]) == 2
+
+    talk(app, conversation)
+    assert engine.seen == [[1], [2], [3]]
+
+
+def test_memory_for_answers_is_shared(make_app):
+    app, engine, _ = make_app(max_pending_bytes=20 * 4 * 3)
+
+    async def conversation(client):
+        first = asyncio.create_task(client.post(PREDICT, json={"sequences": [[1, 2]], "positions": "all"}))
+        await asyncio.to_thread(engine.started.acquire)
+        refused = await client.post(PREDICT, json={"sequences": [[4, 5]], "positions": "all"})
+        assert "hold 160 of 240 bytes, this one needs 160" in check_problem(refused, 429)
+        too_much = await client.post(PREDICT, json={"sequences": [[4] * 4], "positions": "all"})
+        assert "may take 240 bytes, these need 320" in check_problem(too_much, 413)
+        engine.release.release(2)
+        assert (await first).status_code == 200
+        assert (await client.post(PREDICT, json={"sequences": [[4, 5]], "positions": "all"})).status_code == 200
+
+    talk(app, conversation)
+    assert app.state.budget.num_bytes == 0
+
+
+def test_not_loaded_yet_is_503(make_app):
+    app, _, _ = make_app(loaded=False)
+
+    async def conversation(client):
+        assert check_problem(await client.get("/readyz"), 503) == "models are being loaded"
+        assert check_problem(await client.get("/v1/models/tiny"), 503) == "tiny is being loaded"
+        assert check_problem(await client.post(PREDICT, json={"sequences": [[1]]}), 503) == "tiny is being loaded"
+        check_problem(await client.post("/v1/models/nobody/predict", json={"sequences": [[1]]}), 404)
+        (model,) = (await client.get("/v1/models")).json()["models"]
+        assert model == {"name": "tiny", "version": None, "versions": [], "ready": False, "reason": "is being loaded"}
+        assert (await client.get("/healthz")).status_code == 200
+
+    talk(app, conversation)
+
+
+def test_a_stopped_model_is_503(make_app):
+    app, _, batcher = make_app()
+    batcher.close()
+
+    async def conversation(client):
+        assert check_problem(await client.get("/readyz"), 503) == "no model of the repository answers"
+        assert check_problem(await client.post(PREDICT, json={"sequences": [[1]]}), 503) == "tiny has stopped"
+        (model,) = (await client.get("/v1/models")).json()["models"]
+        assert (model["ready"], model["reason"]) == (False, "has stopped")
+
+    talk(app, conversation)
+
+
+def test_work_that_is_queued_when_the_model_stops_is_finished(make_app):
+    app, engine, batcher = make_app()
+
+    async def conversation(client):
+        asked = [asyncio.create_task(client.post(PREDICT, json={"sequences": [[number]]})) for number in range(2)]
+        await asyncio.to_thread(engine.started.acquire)
+        await until(lambda: batcher.num_waiting == 1)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        await until(lambda: not batcher.is_open)
+        check_problem(await client.post(PREDICT, json={"sequences": [[3]]}), 503)
+        engine.release.release(2)
+        await closing
+        assert [(await one).status_code for one in asked] == [200, 200]
+
+    talk(app, conversation)
+
+
+def test_only_the_request_that_breaks_the_model_fails(make_app):
+    app, engine, _ = make_app(max_queue=8)
+    engine.release.release(100)
+
+    async def conversation(client):
+        bodies = [[[1]], [[2], [POISON]], [[3]]]
+        answers = await asyncio.gather(*(client.post(PREDICT, json={"sequences": body}) for body in bodies))
+        assert [answer.status_code for answer in answers] == [200, 500, 200]
+        detail = check_problem(answers[1], 500)
+        assert detail == "the model failed on this input; the service's log has details"
+
+    talk(app, conversation)
+
+
+def test_a_bug_is_told_to_the_log_and_not_to_the_client(make_app):
+    app, engine, _ = make_app()
+    engine.release.release(100)
+
+    async def conversation(client):
+        response = await client.post(PREDICT, json={"sequences": [[1]], "top_k": 5})
+        detail = check_problem(response, 500)
+        assert detail == "this is a bug in attnserve; the service's log has the traceback"
+        # Starlette raises it again and uvicorn then hangs up: the client should know.
+        assert response.headers["Connection"] == "close"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attnserve.service.routes.describe_answer", lambda *_: 1 / 0)
+        talk(app, conversation)
+    assert app.state.budget.num_bytes == 0
+
+
+def test_work_of_a_client_who_left_is_dropped(make_app, serve_app):
+    app, engine, batcher = make_app(max_queue=8)
+    place = urlsplit(serve_app(app))
+
+    def send(body):
+        connection = socket.create_connection((place.hostname, place.port), timeout=60)
+        head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        return connection
+
+    def wait(condition):
+        while not condition():
+            time.sleep(0)
+
+    with send(b'{"sequences": [[1]]}') as patient:
+        engine.started.acquire()
+        held = app.state.budget.num_bytes
+        with send(b'{"sequences": [[2]]}'), send(b'{"sequences": [[3]]}') as second:
+            wait(lambda: batcher.num_waiting == 2)
+            second.close()
+            wait(lambda: app.state.budget.num_bytes == 2 * held)
+        wait(lambda: app.state.budget.num_bytes == held)
+        with send(b'{"sequences": [[4]]}') as last:
+            wait(lambda: batcher.num_waiting == 3)
+            engine.release.release(2)
+            for connection in (patient, last):
+                assert b"200 OK" in b"".join(iter(lambda connection=connection: connection.recv(65536), b""))
+    assert engine.seen == [[1], [4]]
+
+
+def test_a_client_who_leaves_while_sending_is_no_news(make_app, serve_app, caplog):
+    app, _, _ = make_app()
+    place = urlsplit(serve_app(app))
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+    assert httpx.get(f"http://{place.netloc}/healthz").status_code == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_many_clients_at_once(server):
+    random = np.random.default_rng(0)
+    bodies = [{"sequences": [random.integers(0, 20, n).tolist() for n in random.integers(1, 90, 8)]} for _ in range(24)]
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda body: server.ask("predict", body), bodies * 3))
+    for body, answer in zip(bodies * 3, answers, strict=True):
+        assert [prediction["positions"] for prediction in answer["predictions"]] == [
+            [len(sequence) - 1] for sequence in body["sequences"]
+        ]
+    for body, answer in list(zip(bodies, answers, strict=False))[:3]:
+        alone = server.ask("predict", body)
+        for ours, theirs in zip(answer["predictions"], alone["predictions"], strict=True):
+            given, expected = ([entry["logit"] for entry in one["top"][0]] for one in (ours, theirs))
+            np.testing.assert_allclose(given, expected, atol=1e-5)
