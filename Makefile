@@ -62,7 +62,7 @@ typecheck: install ## mypy --strict
 	  | sed -E 's#^attnserve/(models|export|service)/#\1/#'
 
 bench: install ## Measure the engine against bare ONNX Runtime: ARGS="..."
-	@$(BIN)/attnserve bench $(ARGS)
+	@$(BIN)/python -m benchmarks.engine $(ARGS)
 
 checkpoints: install ## Train the committed checkpoints again
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash checkpoints/train.sh

@@ -1,0 +1,24 @@
+"""The reference model of every figure: 6 layers, d 256, 8 heads, MLP x4, vocabulary 1000, causal, seed 0."""
+
+from pathlib import Path
+
+from attnserve.models import Transformer, TransformerConfig, layers_of, save_checkpoint
+
+OPTIONS = {"dot_product": {}, "expressive": {}, "elliptical": {"scope": "prefix", "scaling": "max"}}
+
+
+def reference_config(variant: str) -> TransformerConfig:
+    """The reference model with one of the variants."""
+    return TransformerConfig(
+        vocabulary_size=1000,
+        max_length=1024,
+        width=256,
+        num_heads=8,
+        attention=layers_of(variant, 6, **OPTIONS[variant]),
+        positions="rotary",
+    )
+
+
+def save_reference(variant: str, folder: Path) -> None:
+    """Write the reference model as a checkpoint."""
+    save_checkpoint(Transformer(reference_config(variant)), folder)

@@ -1,0 +1,150 @@
+"""`attnserve bench`: what the engine and its queue cost beyond bare ONNX Runtime, as ratios of CPU time in one run.
+
+Each ratio divides two CPU times of this process, all its threads included, taken alternately; the median of the rounds
+is reported. CPU time, because the machine may be shared; ratios, because machines differ.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from attnserve.bundle import Manifest
+from attnserve.records import to_json
+from attnserve.service.batching import Batcher
+from attnserve.service.catalogue import memory_limit
+from attnserve.service.engine import Answer, Engine, Feeds, Job, form_feeds
+
+NUM_SEQUENCES = 64
+LONG, NUM_SHORT, SHORT = 1024, 15, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """One line of the table."""
+
+    name: str
+    ratio: float
+    seconds: float
+    """CPU seconds of the engine."""
+    baseline_seconds: float
+    """CPU seconds of what it is compared with."""
+    num_batches: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `attnserve bench`."""
+    parser.add_argument("bundle", help="bundle folder, REPOSITORY/model/version")
+    parser.add_argument("--rounds", type=int, default=3, help="times each measurement is repeated (default: 3)")
+    parser.add_argument("--num-threads", type=int, default=1, help="compute threads (default: 1)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Measure, print the table, and write JSON if asked."""
+    engine = Engine(parsed.bundle, device=parsed.device, num_threads=parsed.num_threads, tuning_seconds=10.0)
+    generator = np.random.default_rng(0)
+    longest = min(512, engine.manifest.max_length)
+    mixed = make_jobs(engine.manifest, generator.integers(1, longest + 1, NUM_SEQUENCES).tolist(), generator)
+    short = make_jobs(engine.manifest, [SHORT] * NUM_SEQUENCES, generator)
+    lopsided = make_jobs(
+        engine.manifest, [min(LONG, engine.manifest.max_length), *[SHORT] * NUM_SHORT], generator
+    )
+    ratios = [
+        compare(f"{NUM_SEQUENCES} sequences of 1-{longest} / session.run on the same feeds", engine, mixed, parsed),
+        compare(f"{NUM_SEQUENCES} sequences of {SHORT} / session.run on the same feeds", engine, short, parsed),
+        compare(
+            f"1 of {len(lopsided[0].tokens)} among {NUM_SHORT} of {SHORT} / each alone",
+            engine,
+            lopsided,
+            parsed,
+            baseline=[form_feeds([job]) for job in lopsided],
+        ),
+    ]
+    print(f"{engine.runtime.folder} on {engine.runtime.device}, {parsed.num_threads} thread(s); CPU seconds")
+    print(f"{'engine':>8} {'baseline':>8} {'ratio':>6} {'batches':>7}")
+    for entry in ratios:
+        print(
+            f"{entry.seconds:>8.3f} {entry.baseline_seconds:>8.3f} {entry.ratio:>6.2f} {entry.num_batches:>7}  {entry.name}"
+        )
+    if parsed.json is not None:
+        document = {"bundle": str(parsed.bundle), "cost": to_json(engine.cost), "ratios": to_json(ratios)}
+        parsed.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    return 0
+
+
+def make_jobs(manifest: Manifest, lengths: Sequence[int], generator: np.random.Generator) -> list[Job]:
+    """Random sequences of the given lengths, each asking for its last position."""
+    return [
+        Job(tokens=generator.integers(0, manifest.vocabulary_size, length), positions=np.array([length - 1]))
+        for length in lengths
+    ]
+
+
+def compare(
+    name: str,
+    engine: Engine,
+    jobs: list[Job],
+    parsed: argparse.Namespace,
+    *,
+    baseline: list[Feeds] | None = None,
+) -> Ratio:
+    """CPU time of the jobs through queue and engine, divided by bare `session.run`.
+
+    The baseline runs the very feeds the engine formed, unless others are given.
+    """
+    formed: list[Feeds] = []
+
+    def recording(batch: Sequence[Job]) -> list[Answer]:
+        formed.append(form_feeds(batch))
+        return engine.run(batch)
+
+    answer_all(engine, recording, jobs)
+    session = engine.runtime.session
+    feeds = formed if baseline is None else baseline
+    prepared = [(batch.outputs, engine.runtime.feeds(batch.packed, batch.rows, batch.capture)) for batch in feeds]
+
+    def bare() -> None:
+        for outputs, inputs in prepared:
+            session.run(outputs, inputs)
+
+    bare()
+    ours, theirs = [], []
+    for _ in range(parsed.rounds):
+        ours.append(cpu_seconds(lambda: answer_all(engine, engine.run, jobs)))
+        theirs.append(cpu_seconds(bare))
+    return Ratio(
+        name=name,
+        ratio=statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True)),
+        seconds=statistics.median(ours),
+        baseline_seconds=statistics.median(theirs),
+        num_batches=len(formed),
+    )
+
+
+def answer_all(engine: Engine, run_batch: Callable[[Sequence[Job]], list[Answer]], jobs: list[Job]) -> None:
+    """Send the jobs through a queue of their own and wait for all answers."""
+    batcher = Batcher(run_batch, engine.cost, max_batch_bytes=memory_limit() / 2, max_queue=len(jobs))
+    try:
+        asyncio.run(_submit(batcher, jobs))
+    finally:
+        batcher.close()
+
+
+async def _submit(batcher: Batcher, jobs: list[Job]) -> None:
+    # Returns nothing: asyncio.run would print the result into an error message of its own that nobody reads.
+    await batcher.submit(jobs)
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU time of this process, all threads included, while `work` runs."""
+    before = time.process_time()
+    work()
+    return time.process_time() - before
