@@ -1,5 +1,7 @@
 """`Engine`: runs batches of one model. Packs, runs, unpacks; knows nothing of HTTP or queues."""
 
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,8 @@ from attnserve.runtime import Runtime
 from attnserve.service.cost import Cost, measure_cost
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+# Without a repr: inputs and answers are user data, and what can be printed ends up in a log one day.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Job:
     """One sequence and what is wanted of it."""
 
@@ -26,7 +29,7 @@ class Job:
     """Names of the outputs to capture over all steps."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Answer:
     """What a run said about one sequence."""
 
@@ -54,13 +57,14 @@ class Engine:
         DeviceError: the device asked for cannot be used.
     """
 
-    def __init__(self, folder: str, *, device: str, num_threads: int, tuning_seconds: float) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, device: str, num_threads: int, tuning_seconds: float) -> None:
         self.runtime = Runtime(folder, device=device, num_threads=num_threads)
         self.manifest = self.runtime.manifest
         self.report = replay(self.runtime, read_golden(folder))
         if not self.report.passed:
             raise BundleError(f"{folder}: golden replay failed: {self.report.table()}")
-        self.cost: Cost = measure_cost(self.manifest, self._run_lengths, max_seconds=tuning_seconds)
+        clock = time.process_time if self.runtime.device == "cpu" else time.perf_counter
+        self.cost: Cost = measure_cost(self.manifest, self._run_lengths, max_seconds=tuning_seconds, clock=clock)
 
     def run(self, jobs: Sequence[Job]) -> list[Answer]:
         """Answer the jobs from one run, in their order."""

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Logits looked at together, some 40 bytes each: all of a large vocabulary at every position would be gigabytes.
+MAX_BLOCK_NUMBERS = 1 << 20
+
 
 def render_prediction(
     logits: NDArray[np.float32], positions: NDArray[np.int64], top_k: int, labels: Sequence[str] | None
@@ -18,11 +21,18 @@ def render_prediction(
         top_k: entries per position; ties go to the smaller id.
         labels: a name per id, or None.
     """
+    block = max(1, MAX_BLOCK_NUMBERS // logits.shape[1])
+    parts = (logits[start : start + block] for start in range(0, len(logits), block))
+    top = [entries for part in parts for entries in _top_entries(part, top_k, labels)]
+    return {"positions": positions.tolist(), "top": top}
+
+
+def _top_entries(logits: NDArray[np.float32], top_k: int, labels: Sequence[str] | None) -> list[list[dict[str, Any]]]:
     ids = top_ids(logits, top_k)
     wide = logits.astype(np.float64)
     exponentials = np.exp(wide - wide.max(axis=1, keepdims=True))
     probabilities = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
-    top = [
+    return [
         [
             {
                 "id": index,
@@ -34,7 +44,6 @@ def render_prediction(
         ]
         for row in range(len(logits))
     ]
-    return {"positions": positions.tolist(), "top": top}
 
 
 def top_ids(logits: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
