@@ -59,9 +59,10 @@ def softmax_normaliser(
     largest = zero_rows + LOWEST
     total = op.Identity(zero_rows)
     num_keys = op.Squeeze(op.Shape(key, start=1, end=2))
-    num_blocks = (num_keys + (KEY_BLOCK - 1)) / KEY_BLOCK
-    for block in range(num_blocks):
-        start = block * KEY_BLOCK
+    start = op.Constant(value_int=0)
+    # Not `for`: it leaves the condition of the loop out, which onnx's evaluator reads as false.
+    more = start < num_keys
+    while more:
         part = op.Slice(key, op.Unsqueeze(start, [0]), op.Unsqueeze(start + KEY_BLOCK, [0]), [1])
         scores = score(query, part, scale, softcap)
         allowed = allow(first_key, last, start, op.Squeeze(op.Shape(part, start=1, end=2)))
@@ -69,6 +70,8 @@ def softmax_normaliser(
         exponentials = op.Where(allowed, op.Exp(scores - op.Unsqueeze(new_largest, [-1])), 0.0)
         total = total * op.Exp(largest - new_largest) + op.ReduceSum(exponentials, [-1], keepdims=0)
         largest = op.Identity(new_largest)
+        start = start + KEY_BLOCK
+        more = start < num_keys
     normaliser = largest + op.Log(total)
     return normaliser
 
@@ -84,13 +87,16 @@ def expressive_normaliser(
 ) -> FLOAT["H", "Q"]:
     total = op.ReduceSum(query, [-1], keepdims=0) * 0.0
     num_keys = op.Squeeze(op.Shape(key, start=1, end=2))
-    num_blocks = (num_keys + (KEY_BLOCK - 1)) / KEY_BLOCK
-    for block in range(num_blocks):
-        start = block * KEY_BLOCK
+    start = op.Constant(value_int=0)
+    # Not `for`: it leaves the condition of the loop out, which onnx's evaluator reads as false.
+    more = start < num_keys
+    while more:
         part = op.Slice(key, op.Unsqueeze(start, [0]), op.Unsqueeze(start + KEY_BLOCK, [0]), [1])
         scores = score(query, part, scale, softcap)
         allowed = allow(first_key, last, start, op.Squeeze(op.Shape(part, start=1, end=2)))
         total = total + op.ReduceSum(similarity(scores, allowed), [-1], keepdims=0)
+        start = start + KEY_BLOCK
+        more = start < num_keys
     normaliser = op.Identity(total)
     return normaliser
 
