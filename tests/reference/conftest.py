@@ -1,0 +1,80 @@
+"""One server for the session, with the committed checkpoints and two random ones, each exported by the real command."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.reference.random_checkpoints import save_random_checkpoint
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("checkpoints/*/config.json"))}
+
+FORWARD_LAYERS: list[dict[str, Any]] = [
+    {"window": 7, "softcap": 3.0},
+    {"variant": "elliptical", "scope": "prefix", "scaling": "mean"},
+    {"variant": "expressive", "epsilon": 0.01},
+    {"variant": "elliptical", "scope": "prefix", "scaling": "max", "window": 40, "scale": 0.4},
+    {"variant": "expressive"},
+]
+BOTH_WAYS_LAYERS: list[dict[str, Any]] = [
+    {"variant": "expressive", "window": 20},
+    {"variant": "elliptical", "scope": "sequence", "scaling": "max", "softcap": 2.0},
+    {"variant": "elliptical", "scope": "sequence", "scaling": "mean", "window": 9},
+]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server, and the checkpoint behind each of its models."""
+
+    url: str
+    checkpoints: dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def served(
+    start_server: Callable[[Path], AbstractContextManager[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("reference")
+    checkpoints = {**COMMITTED, **save_random_checkpoints(folder / "checkpoints")}
+    for name, checkpoint in checkpoints.items():
+        export(checkpoint, folder / "repository" / name / "1")
+    with start_server(folder / "repository") as server:
+        yield Served(str(server.url), checkpoints)
+
+
+def save_random_checkpoints(folder: Path) -> dict[str, Path]:
+    forward = save_random_checkpoint(
+        folder / "forward", 1, FORWARD_LAYERS, max_length=300, vocabulary_size=17, activation="silu", mlp_ratio=1.5
+    )
+    # What no training gives: head 1 of layer 1 has a metric of nothing, head 0 of layer 4 has nothing but scores of 0.
+    tensors = load_file(forward / "model.safetensors")
+    for layer in (0, 1):
+        tensors[f"layers.{layer}.attention.value.weight"][8:16] = 0
+    tensors["layers.4.attention.query.weight"][:8] = 0
+    save_file(tensors, forward / "model.safetensors")
+    both_ways = save_random_checkpoint(
+        folder / "both-ways",
+        2,
+        BOTH_WAYS_LAYERS,
+        max_length=300,
+        causal=False,
+        positions="rotary",
+        bias=True,
+        activation="gelu_tanh",
+    )
+    return {"forward": forward, "both-ways": both_ways}
+
+
+def export(checkpoint: Path, bundle: Path) -> None:
+    command = [sys.executable, "-m", "attnserve", "export", str(checkpoint), str(bundle)]
+    # Not from the repository root: there, what is missing from the package would be found all the same.
+    done = subprocess.run(command, capture_output=True, text=True, cwd=checkpoint)
+    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
