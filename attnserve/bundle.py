@@ -11,6 +11,7 @@ Standard library only. A bundle holds
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -68,6 +69,23 @@ class Layer:
     captures: dict[str, str]
     """Output name by kind (one of `CAPTURES`)."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no layer could be.
+
+        Raises:
+            ValueError: names the field.
+        """
+        # It becomes a part of a file name.
+        if re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.weighting) is None:
+            raise ValueError(f"weighting: expected a name of a-z, 0-9 and _, got {self.weighting[:40]!r}")
+        for name in ("num_heads", "num_key_heads", "head_size", "value_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.num_heads % self.num_key_heads:
+            raise ValueError(f"num_key_heads: expected a divisor of {self.num_heads}, got {self.num_key_heads}")
+        if missing := {"query", "key", "hidden", "value_norm"} - self.captures.keys():
+            raise ValueError(f"captures: {min(missing)}: missing")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
@@ -78,6 +96,17 @@ class Deviation:
     allowed: float
     measured: float | None = None
     """ONNX Runtime's, on the machine that exported."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no difference is within, or every one.
+
+        Raises:
+            ValueError: names the field.
+        """
+        for name in ("reference", "allowed", "measured"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +149,22 @@ class Manifest:
     labels: tuple[str, ...] | None = None
     card: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no bundle could be.
+
+        Raises:
+            ValueError: names the field.
+        """
+        for name in ("format_version", "vocabulary_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.layers:
+            raise ValueError("layers: expected at least one, got none")
+        outputs = {tensor.name for tensor in self.outputs}
+        for index, layer in enumerate(self.layers):
+            if missing := set(layer.captures.values()) - outputs:
+                raise ValueError(f"layers[{index}].captures: expected names of outputs, got {min(missing)[:40]!r}")
 
     @property
     def num_heads(self) -> int:
@@ -164,13 +209,22 @@ def hash_file(path: Path) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`; the caller fills `files` with `hash_files` first."""
-    (folder / MANIFEST_FILE).write_text(json.dumps(to_json(manifest), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    """Write `manifest.json`; the caller fills `files` with `hash_files` first.
+
+    Raises:
+        BundleError: it holds what JSON or UTF-8 cannot: NaN or half a surrogate pair, which only a card has room for.
+    """
+    try:
+        text = json.dumps(to_json(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+        encoded = f"{text}\n".encode()
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_FILE}: card: cannot be written as JSON: {error}") from None
+    (folder / MANIFEST_FILE).write_bytes(encoded)
 
 
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 of every file of a bundle except the manifest, by path with forward slashes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_FILE)
     return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
 
 
@@ -189,7 +243,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
                 f"format_version: this release reads up to {FORMAT_VERSION}, got {version}; upgrade attnserve"
             )
         return from_json(Manifest, document)
-    except (RecordError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
@@ -200,15 +254,27 @@ def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
         BundleError: a file is missing, changed, unlisted, or not a plain file inside the folder.
     """
     root = Path(folder)
-    for name in manifest.files:
+    graphs = (file(weighting) for weighting in manifest.weightings for file in (weights_file, normaliser_file))
+    for name in (MODEL_FILE, GOLDEN_FILE, *graphs):
+        if name not in manifest.files:
+            raise BundleError(f"{root / MANIFEST_FILE}: files: {name}: missing")
+    for name, expected in manifest.files.items():
         path = root / name
-        if path.is_symlink() or not path.resolve().is_relative_to(root.resolve()):
+        if _leaves(root, name) or path.is_symlink():
             raise BundleError(f"{path}: expected a plain file inside the bundle, got a link or a path out of it")
         if not path.is_file():
             raise BundleError(f"{path}: listed in the manifest, but missing")
-        if (found := hash_file(path)) != manifest.files[name]:
-            raise BundleError(f"{path}: expected sha256 {manifest.files[name]}, got {found}; the bundle is damaged")
-    unlisted = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
-    unlisted -= {*manifest.files, MANIFEST_FILE}
+        if (found := hash_file(path)) != expected:
+            raise BundleError(f"{path}: expected sha256 {expected}, got {found}; the bundle is damaged")
+    # A link to a folder is neither followed nor forgiven.
+    entries = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+    unlisted = {path.relative_to(root).as_posix() for path in entries} - {*manifest.files, MANIFEST_FILE}
     if unlisted:
-        raise BundleError(f"{root / sorted(unlisted)[0]}: not listed in the manifest")
+        raise BundleError(f"{root / min(unlisted)}: not listed in the manifest")
+
+
+def _leaves(root: Path, name: str) -> bool:
+    """Whether a listed name leads out of the bundle, by itself or through a link on the way."""
+    # Not `Path.resolve`, which raises at a loop of links.
+    real = os.path.realpath(root)
+    return "\0" in name or os.path.commonpath([real, os.path.realpath(root / name)]) != real

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,9 +70,12 @@ def _check(parsed: argparse.Namespace) -> int:
 
     report = replay(Runtime(parsed.bundle, device=parsed.device), read_golden(parsed.bundle))
     if parsed.json:
+        # JSON has no infinity: a difference without a size, such as NaN, is null.
+        found = {"logits": report.logits, "maps": report.maps}
+        finite = {name: value if math.isfinite(value) else None for name, value in found.items()}
         allowed = {"logits": report.certificate.logits.allowed, "maps": report.certificate.maps.allowed}
-        found = {"logits": report.logits, "maps": report.maps, "device": report.device, "passed": report.passed}
-        print(json.dumps({**found, "allowed": allowed, "table": report.table()}))
+        rest = {"device": report.device, "passed": report.passed, "allowed": allowed, "table": report.table()}
+        print(json.dumps({**finite, **rest}))
     else:
         print(report.table())
     return 0 if report.passed else 1
@@ -140,11 +144,7 @@ COMMANDS = {
     "check": Command(
         summary="Replay a bundle's golden on this machine; needs no torch.", run=_check, add_arguments=_add_check
     ),
-    "serve": Command(
-        summary="Serve every model of a repository over HTTP.", run=_serve, add_arguments=_add_serve
-    ),
-    "bench": Command(
-        summary="Measure the engine against bare ONNX Runtime.", run=_bench, add_arguments=_add_bench
-    ),
+    "serve": Command(summary="Serve every model of a repository over HTTP.", run=_serve, add_arguments=_add_serve),
+    "bench": Command(summary="Measure the engine against bare ONNX Runtime.", run=_bench, add_arguments=_add_bench),
     "variants": Command(summary="List the attention variants.", run=_variants),
 }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import GOLDEN_FILE, LOGITS, BundleError, Certificate
-from attnserve.packing import Packed, pack
+from attnserve.packing import pack
 from attnserve.runtime import Runtime
 
 
@@ -39,6 +39,34 @@ class Golden:
     """[P] rows of `tokens` whose weights are recorded, ascending."""
     maps: NDArray[np.float64]
     """[P, layers, heads, longest sequence] PyTorch float64; 0 beyond a sequence's own end."""
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together, so that replay cannot pass by comparing nothing.
+
+        Raises:
+            ValueError: names the array.
+        """
+        for name in ("tokens", "lengths", "batch_sizes", "batch_members", "logit_rows", "map_rows"):
+            array = getattr(self, name)
+            if array.dtype != np.int64 or array.ndim != 1 or not len(array) or array.min() < 0:
+                raise ValueError(f"{name}: expected int64 [n] of numbers >= 0, got {array.dtype} {list(array.shape)}")
+        num_rows, num_maps = len(self.tokens), len(self.map_rows)
+        if self.lengths.min() < 1 or self.lengths.sum() != num_rows:
+            raise ValueError(f"lengths: expected numbers >= 1 that add up to {num_rows}, got {self.lengths.sum()}")
+        if self.batch_sizes.min() < 1 or self.batch_sizes.sum() != len(self.batch_members):
+            raise ValueError(f"batch_sizes: expected numbers >= 1 that add up to {len(self.batch_members)}")
+        if set(self.batch_members.tolist()) != set(range(len(self.lengths))):
+            raise ValueError(f"batch_members: expected each of the {len(self.lengths)} sequences and no others")
+        for name in ("logit_rows", "map_rows"):
+            rows = getattr(self, name)
+            if rows[-1] >= num_rows or (np.diff(rows) < 1).any():
+                raise ValueError(f"{name}: expected ascending numbers below {num_rows}")
+        for name, head in (("logits", [len(self.logit_rows)]), ("maps", [num_maps])):
+            array = getattr(self, name)
+            if array.dtype != np.float64 or list(array.shape[:1]) != head:
+                raise ValueError(f"{name}: expected float64 {[*head, '...']}, got {array.dtype} {list(array.shape)}")
+        if self.maps.ndim != 4 or self.maps.shape[-1] != self.lengths.max():
+            raise ValueError(f"maps: expected [rows, layers, heads, {self.lengths.max()}], got {list(self.maps.shape)}")
 
     @property
     def sequences(self) -> list[NDArray[np.int64]]:
@@ -109,7 +137,7 @@ def read_golden(folder: str | os.PathLike[str]) -> Golden:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Golden(**{name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen types at a damaged archive.
         raise BundleError(f"{path}: cannot be read as golden: {error}") from None
 
 
@@ -127,12 +155,21 @@ def replay(runtime: Runtime, golden: Golden, progress: Callable[[int], Any] = la
     return Report(device=runtime.device, batches=tuple(results), certificate=runtime.manifest.certificate)
 
 
+def largest_difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest absolute difference; infinite where a number is NaN or the shapes differ."""
+    # Shapes first: numpy would broadcast, and `max` alone would lose a NaN.
+    if found.shape != expected.shape:
+        return float("inf")
+    largest = float(np.abs(found - expected).max(initial=0.0))
+    return largest if np.isfinite(largest) else float("inf")
+
+
 def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) -> BatchResult:
     manifest = runtime.manifest
     sequences = golden.sequences
     packed = pack([sequences[member] for member in members])
-    rows, expected_logits = _rows_in_batch(golden, members, packed, golden.logit_rows)
-    map_rows, expected_maps = _rows_in_batch(golden, members, packed, golden.map_rows)
+    rows, expected_logits = _rows_in_batch(golden, members, golden.logit_rows)
+    map_rows, expected_maps = _rows_in_batch(golden, members, golden.map_rows)
     names = [layer.captures[kind] for layer in manifest.layers for kind in ("query", "key")]
     everything = np.arange(len(packed.tokens))
     outputs = runtime.run(packed, rows, [LOGITS, *names], capture=everything)
@@ -145,23 +182,24 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
         if not len(steps):
             continue
         expected_weights = golden.maps[expected_maps[chosen]]
-        for index, layer in enumerate(manifest.layers):
+        found = []
+        for layer in manifest.layers:
             query = outputs[layer.captures["query"]][start + steps]
             key = outputs[layer.captures["key"]][start : start + length]
             blocks = runtime.weigh(layer, query, key, steps=steps, heads=range(layer.num_heads))
-            weights = np.concatenate([block.weights for block in blocks], axis=1).transpose(1, 0, 2)
-            maps = _largest(maps, weights - expected_weights[:, index, :, :length])
+            found.append(np.concatenate([block.weights for block in blocks], axis=1).transpose(1, 0, 2))
+        maps = max(maps, largest_difference(np.stack(found, axis=1), expected_weights[..., :length]))
     expected = golden.logits[expected_logits]
     return BatchResult(
         num_sequences=len(members),
         longest=max(packed.lengths),
-        logits=_largest(_largest(0.0, plain[LOGITS] - expected), outputs[LOGITS] - expected),
+        logits=max(largest_difference(plain[LOGITS], expected), largest_difference(outputs[LOGITS], expected)),
         maps=maps,
     )
 
 
 def _rows_in_batch(
-    golden: Golden, members: NDArray[np.int64], packed: Packed, recorded: NDArray[np.int64]
+    golden: Golden, members: NDArray[np.int64], recorded: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Packed rows of this batch that are among `recorded`, and where in `recorded` each stands."""
     ends = np.cumsum(golden.lengths)
@@ -170,11 +208,3 @@ def _rows_in_batch(
     index = np.searchsorted(recorded, origin)
     found = recorded[np.minimum(index, len(recorded) - 1)] == origin
     return np.flatnonzero(found), index[found]
-
-
-def _largest(so_far: float, difference: NDArray[np.floating[Any]]) -> float:
-    """Largest absolute value, where NaN counts as infinite: `max` alone would lose it."""
-    if not difference.size:
-        return so_far
-    largest = float(np.abs(difference).max())
-    return max(so_far, largest if np.isfinite(largest) else float("inf"))

@@ -20,7 +20,7 @@ class Packed:
     positions: NDArray[np.int64]
     """[T] step of each row within its sequence."""
     slots: NDArray[np.int64]
-    """[B, N] packed row of every (sequence, step); T where there is none. Each row is one ascending run, then T only."""
+    """[B, N] packed row of every (sequence, step); T where there is none: one ascending run, then T only."""
     lengths: list[int]
     """Steps of each sequence."""
 

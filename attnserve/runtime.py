@@ -80,6 +80,8 @@ class Runtime:
         self.manifest: Manifest = read_manifest(self.folder)
         verify_files(self.folder, self.manifest)
         self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, op_library)
+        if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
+            raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
         self._weights = {
             weighting: (
                 _open(self.folder / normaliser_file(weighting), "cpu", num_threads),
@@ -153,7 +155,7 @@ class Runtime:
         group = layer.num_heads // layer.num_key_heads
         keys = key[:, [head // group for head in heads]].transpose(1, 0, 2).astype(np.float32)
         queries = query[:, list(heads)].transpose(1, 0, 2).astype(np.float32)
-        block = max(1, MAX_BLOCK_NUMBERS // (len(heads) * length))
+        block = max(1, MAX_BLOCK_NUMBERS // max(1, len(heads) * length))
         for start in range(0, len(steps), block):
             part = slice(start, start + block)
             feeds = {
@@ -202,7 +204,9 @@ def _open_model(
 
 def _has_nvidia_driver() -> bool:
     """Whether trying CUDA makes sense; without a driver ONNX Runtime writes several lines of errors to stderr."""
-    return sys.platform == "win32" or Path("/proc/driver/nvidia").exists() or Path("/dev/nvidiactl").exists()
+    # /dev/dxg: Linux under Windows has no other trace of it.
+    places = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
+    return sys.platform == "win32" or any(Path(place).exists() for place in places)
 
 
 def _open(path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None = None) -> Any:

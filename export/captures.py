@@ -89,17 +89,15 @@ def _find_metric(query: str, produced_by: dict[str, onnx.NodeProto]) -> str:
     raise AssertionError(f"no metric is multiplied into {query}")
 
 
-def _add_value_norm(
-    graph: onnx.GraphProto, value: str, layer: Layer, projection: NDArray[np.float64]
-) -> None:
+def _add_value_norm(graph: onnx.GraphProto, value: str, layer: Layer, projection: NDArray[np.float64]) -> None:
     """Norm of each captured value through its head's output projection: [C, H].
 
     |W v| = |R v| with W = Q R, so V x V numbers per head do instead of D x V.
     """
     name = layer.captures["value_norm"]
-    factors = np.stack([np.linalg.qr(projection[:, head], mode="r").T for head in range(layer.num_heads)])
+    factors = np.stack([np.linalg.qr(projection[:, head]).R.T for head in range(layer.num_heads)])
     group = layer.num_heads // layer.num_key_heads
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "factors": factors.astype(np.float32),
         "read_heads": np.arange(layer.num_heads, dtype=np.int64) // group,
         # One row more than asked for, cut off at the end: on an empty tensor (C = 0) ONNX Runtime's Reduce ops return

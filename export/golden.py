@@ -1,6 +1,7 @@
 """Recording golden: PyTorch's float64 answer for seeded sequences, and how far its own float32 is from it."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,18 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnserve.bundle import Certificate, Deviation
-from attnserve.golden import Golden
+from attnserve.golden import Golden, largest_difference
 from attnserve.models.attention.layer import Attention
 from attnserve.models.attention.packed import allowed_keys, attention_scores, gather_steps
+from attnserve.models.checkpoint import WEIGHTS_FILE, CheckpointError
 from attnserve.models.transformer import Transformer
 
 LENGTHS = (1, 2, 3, 5, 8, 17, 33, 64, 128)
 MAX_LOGITS = 1_000_000
 ROWS_PER_MAP = 8
-# Float32: at most this multiple of PyTorch's own error, and never above these bounds.
+# Float32: at most this multiple of PyTorch's own error, and never above these bounds, relative to the largest |logit|
+# and to 1. An error below one unit in the last place of those counts as one: it is luck, which the next reader, who
+# adds in another order, cannot be asked to have.
 REFERENCE_MULTIPLE = 4
 MAX_RELATIVE_LOGITS = 5e-5
 MAX_MAPS = 1e-4
+LAST_PLACE = 2.0**-23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,9 @@ def record_golden(model: Transformer, *, seed: int = 0) -> tuple[Golden, Certifi
 
     Random tokens rather than text: they reach rows whose scores are all near zero, where rounding hurts most. The
     certificate's `measured` is not known yet.
+
+    Raises:
+        CheckpointError: PyTorch's own answers are not finite.
     """
     config = model.config
     generator = np.random.default_rng(seed)
@@ -67,9 +75,7 @@ def record_golden(model: Transformer, *, seed: int = 0) -> tuple[Golden, Certifi
     offsets = np.cumsum([0, *lengths])
     num_rows = int(offsets[-1])
     logit_rows = _spread(num_rows, MAX_LOGITS // config.vocabulary_size)
-    map_rows = np.concatenate(
-        [offsets[index] + _spread(length, max(ROWS_PER_MAP, 1)) for index, length in enumerate(lengths)]
-    )
+    map_rows = np.concatenate([offsets[index] + _spread(length, ROWS_PER_MAP) for index, length in enumerate(lengths)])
     golden = Golden(
         tokens=np.concatenate(sequences),
         lengths=np.array(lengths),
@@ -127,18 +133,27 @@ def _certify(
     for batch in batches:
         own = answer(model, [sequences[index] for index in batch])
         for place, index in enumerate(batch):
-            logits = max(logits, float((own.logits[place] - truth[index].logits[0]).abs().max()))
-            maps = max(maps, float((own.maps[place] - truth[index].maps[0]).abs().max()))
+            logits = max(logits, _difference(own.logits[place], truth[index].logits[0]))
+            maps = max(maps, _difference(own.maps[place], truth[index].maps[0]))
+    if not math.isfinite(logits + maps):
+        raise CheckpointError(
+            f"{WEIGHTS_FILE}: PyTorch's own answer to seeded tokens is not finite in float32; expected numbers"
+        )
     return Certificate(
         precision="float32",
-        logits=_allow(logits, MAX_RELATIVE_LOGITS * largest),
-        maps=_allow(maps, MAX_MAPS),
+        logits=allow(logits, largest=largest, max_relative=MAX_RELATIVE_LOGITS),
+        maps=allow(maps, largest=1.0, max_relative=MAX_MAPS),
     )
 
 
-def _allow(reference: float, limit: float) -> Deviation:
-    allowed = min(REFERENCE_MULTIPLE * reference, limit)
-    return Deviation(reference=reference, allowed=allowed)
+def allow(reference: float, *, largest: float, max_relative: float) -> Deviation:
+    """What a bundle may differ by, from PyTorch's own error and the largest number there is."""
+    counted = max(reference, LAST_PLACE * largest)
+    return Deviation(reference=reference, allowed=min(REFERENCE_MULTIPLE * counted, max_relative * largest))
+
+
+def _difference(own: Tensor, truth: Tensor) -> float:
+    return largest_difference(own.double().numpy(), truth.numpy())
 
 
 def _spread(size: int, count: int) -> NDArray[np.int64]:

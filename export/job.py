@@ -3,8 +3,6 @@
 import dataclasses
 import datetime
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -18,18 +16,15 @@ from attnserve.bundle import Certificate, Layer, Manifest, Provenance
 from attnserve.export.attach import attach_bodies, strip_metadata
 from attnserve.export.captures import add_captures, make_head_scale_optional
 from attnserve.export.golden import record_golden
+from attnserve.export.publish import check_destination, publishing
 from attnserve.export.trace import trace
 from attnserve.export.verify import Verified, verify
 from attnserve.export.weights import NORMALISERS, WEIGHTS
 from attnserve.golden import write_golden
 from attnserve.models.checkpoint import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
-from attnserve.models.transformer import Transformer
+from attnserve.models.transformer import MultiHeadAttention, Transformer
 
-DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
-
-
-class ExportError(ValueError):
-    """The export cannot be done as asked; the message names the argument."""
+DTYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
 
 
 def export_checkpoint(
@@ -50,63 +45,18 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        ExportError: `destination` is not repository/<model>/<version>, or exists.
+        ExportError: `destination` is not repository/<model>/<version>, exists or cannot be written.
+        BundleError: the card holds what JSON cannot.
         VerificationError: the bundle does not answer as PyTorch does.
     """
     source, place = Path(checkpoint), Path(destination)
     check_destination(place)
     report(f"load       {source}")
     loaded = load_checkpoint(source)
-    created_parents = [parent for parent in (place.parent, place.parent.parent) if not parent.exists()]
-    folder = place.parent / f".tmp-{uuid.uuid4().hex}"
-    folder.mkdir(parents=True)
-    try:
+    with publishing(place) as folder:
         verified = _build(loaded.model, loaded.card, source, folder, report)
         report(f"publish    {place}")
-        publish(folder, place)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in created_parents:
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
-        raise
     return verified
-
-
-def check_destination(place: Path) -> None:
-    """Refuse a destination that is not repository/<model>/<positive integer>, or is taken.
-
-    Raises:
-        ExportError: names the argument.
-    """
-    if not bundle.is_version(place.name) or not bundle.is_model_name(place.parent.name):
-        raise ExportError(
-            "destination: expected REPOSITORY/model/version with a version like 1 and a model of letters, digits, "
-            f"'.', '_' and '-', got {place}"
-        )
-    if place.exists():
-        raise ExportError(f"destination: {place} exists; versions are never overwritten, choose the next number")
-
-
-def publish(folder: Path, place: Path) -> None:
-    """Flush a finished bundle to disk and rename it into place.
-
-    Raises:
-        ExportError: `place` exists; of two exports racing for one version, one gets this.
-    """
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    try:
-        # Renaming a folder onto one that is not empty fails; a bundle never is.
-        folder.rename(place)
-    except OSError as error:
-        if place.exists():
-            raise ExportError(f"destination: {place} exists; another export was first") from None
-        raise error
 
 
 def _build(
@@ -140,15 +90,15 @@ def _build(
 
 def output_projections(model: Transformer) -> list[Any]:
     """Per layer [D, H, V]: how each head's values enter the residual stream."""
-    weights = (block.attention.output.weight.detach().double() for block in model.layers)
-    return [weight.unflatten(1, (model.config.num_heads, -1)).numpy() for weight in weights]
+    weights = (layer.output.weight.detach().double() for layer in _attention_layers(model))
+    return [weight.numpy().reshape(len(weight), model.config.num_heads, -1) for weight in weights]
 
 
 def describe_layers(model: Transformer) -> tuple[Layer, ...]:
     """What the manifest says of each layer."""
     layers = []
-    for index, block in enumerate(model.layers):
-        attention = block.attention.attention
+    for index, layer in enumerate(_attention_layers(model)):
+        attention = layer.attention
         config, variant = attention.config, attention.variant
         kinds = [kind for kind in bundle.CAPTURES if kind != "metric" or variant.metric_op is not None]
         layers.append(
@@ -171,6 +121,10 @@ def describe_layers(model: Transformer) -> tuple[Layer, ...]:
             )
         )
     return tuple(layers)
+
+
+def _attention_layers(model: Transformer) -> list[MultiHeadAttention]:
+    return [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
 
 
 def warnings_about(model: Transformer) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class _Attend:
 
     def __init__(self, layer: Attention) -> None:
         self.op = layer.variant.op
-        self.attributes: dict[str, int | float] = {
+        self.attributes: dict[str, Any] = {
             "causal": int(layer.causal),
             "scale": float(layer.scale),
             "epsilon": float(layer.config.epsilon),
@@ -56,7 +57,8 @@ class _Measure:
     def __init__(self, layer: Attention) -> None:
         assert layer.variant.metric_op is not None
         self.op = layer.variant.metric_op
-        self.attributes = {"prefix": int(layer.config.scope == "prefix"), "mean": int(layer.config.scaling == "mean")}
+        prefix, mean = layer.config.scope == "prefix", layer.config.scaling == "mean"
+        self.attributes: dict[str, Any] = {"prefix": int(prefix), "mean": int(mean)}
 
     def __call__(self, value: Tensor, previous_value: Tensor, slots: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
