@@ -1,0 +1,62 @@
+"""Which format an answer is written in."""
+
+import pytest
+
+from attnserve.service.answer import FORMATS, JSON, NPZ, SAFETENSORS, choose_format
+from attnserve.service.problems import NotAcceptable
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, JSON),
+        ("", JSON),
+        ("*/*", JSON),
+        ("application/*", JSON),
+        ("application/json", JSON),
+        ("APPLICATION/JSON", JSON),
+        ("application/json; charset=utf-8", JSON),
+        (SAFETENSORS, SAFETENSORS),
+        (NPZ, NPZ),
+        ("text/html, application/xhtml+xml, */*;q=0.8", JSON),
+        # The client's order among equals, then ours.
+        (f"{NPZ}, {SAFETENSORS}", NPZ),
+        (f"{SAFETENSORS}, {NPZ}", SAFETENSORS),
+        (f"text/html, {SAFETENSORS}", SAFETENSORS),
+        (f"{SAFETENSORS}, */*", SAFETENSORS),
+        # q-values before order.
+        (f"{NPZ};q=0.5, {SAFETENSORS};q=0.9, application/json;q=0.1", SAFETENSORS),
+        (f"{NPZ} ; Q=0.5 , {SAFETENSORS};level=1;q=0.25", NPZ),
+        (f"*/*;q=0.1, {NPZ};q=0.2", NPZ),
+        # The most specific entry speaks for a format, whatever its place.
+        ("application/json;q=0, */*", SAFETENSORS),
+        (f"*/*, application/json;q=0, {SAFETENSORS};q=0", NPZ),
+        (f"application/*;q=0.9, application/json;q=0.1, {SAFETENSORS};q=0.2", NPZ),
+        # A q-value that is none is no wish.
+        (f"{SAFETENSORS};q=nan, {NPZ};q=0.001", NPZ),
+        (f"{SAFETENSORS};q=-1, {NPZ};q=0.001", NPZ),
+        (f"{SAFETENSORS};q=inf, {NPZ};q=1.000", NPZ),
+        (f", ,{NPZ},", NPZ),
+    ],
+)
+def test_format(accept, expected):
+    assert choose_format(accept) == expected
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["text/html", "text/*", "application", "*", "json", "application/json;q=0", "*/*;q=0", ";", ",", "q=1", "a" * 9000],
+)
+def test_no_format(accept):
+    with pytest.raises(NotAcceptable) as caught:
+        choose_format(accept)
+    (fault,) = caught.value.faults
+    assert fault.field == "Accept"
+    assert fault.message.startswith(f"expected one of {', '.join(FORMATS)}, got")
+    assert len(fault.message) < 300
+
+
+def test_some_answers_have_fewer_formats():
+    assert choose_format(f"{SAFETENSORS}, */*;q=0.1", (JSON,)) == JSON
+    with pytest.raises(NotAcceptable, match="expected one of application/json, got"):
+        choose_format(SAFETENSORS, (JSON,))

@@ -1,0 +1,122 @@
+"""Packing jobs into one run and giving everyone their own rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnserve.bundle import LOGITS, BundleError
+from attnserve.service.engine import Engine, Job, form_feeds, split_outputs
+
+NONE: frozenset[str] = frozenset()
+QUERY, KEY, HIDDEN = "layers.0.query", "layers.0.key", "layers.1.hidden"
+
+
+def job(tokens, positions, captures=NONE) -> Job:
+    return Job(tokens=np.array(tokens), positions=np.array(positions, np.int64), captures=frozenset(captures))
+
+
+def run(feeds):
+    """Stands in for the graph: every output row names the row, the token and the output it was made from."""
+    tokens, steps = feeds.packed.tokens, feeds.packed.positions
+    rows = {name: feeds.rows if name == LOGITS else feeds.capture for name in feeds.outputs}
+    codes = {name: number for number, name in enumerate(sorted(rows))}
+    return {
+        name: np.stack([tokens[index], steps[index], np.full(len(index), codes[name])], axis=1)
+        for name, index in rows.items()
+    }
+
+
+def test_feeds_by_hand():
+    feeds = form_feeds([job([7, 8, 9], [2, 0]), job([5], [0], {KEY}), job([6, 4], [1], {KEY, QUERY})])
+    assert feeds.rows.tolist() == [2, 0, 3, 5]
+    assert feeds.capture.tolist() == [3, 4, 5]
+    assert feeds.outputs == [LOGITS, KEY, QUERY]
+    assert (feeds.rows.dtype, feeds.capture.dtype) == (np.int64, np.int64)
+
+
+def test_nothing_captured_captures_no_rows():
+    feeds = form_feeds([job([1, 2], [1]), job([3], [0])])
+    assert feeds.outputs == [LOGITS]
+    assert (feeds.capture.shape, feeds.capture.dtype) == ((0,), np.int64)
+
+
+def test_nothing_predicted_predicts_no_rows():
+    # Captures alone are a fair question, and R = 0 must not shift anybody's rows.
+    jobs = [job([1, 2], [], {KEY}), job([3, 4], [0]), job([5], [])]
+    feeds = form_feeds(jobs)
+    assert (feeds.rows.tolist(), feeds.rows.dtype) == ([2], np.int64)
+    answers = split_outputs(jobs, run(feeds))
+    assert [len(answer.logits) for answer in answers] == [0, 1, 0]
+    assert answers[0].captures[KEY][:, 0].tolist() == [1, 2]
+    assert form_feeds([job([1], [])]).rows.shape == (0,)
+
+
+tokens = st.lists(st.integers(0, 99), min_size=1, max_size=6)
+captures = st.sets(st.sampled_from([QUERY, KEY, HIDDEN]))
+
+
+@st.composite
+def jobs_to_run(draw):
+    sequence = draw(tokens)
+    return job(sequence, draw(st.lists(st.integers(0, len(sequence) - 1), max_size=5)), draw(captures))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(jobs_to_run(), min_size=1, max_size=6))
+def test_everyone_gets_their_own(jobs):
+    feeds = form_feeds(jobs)
+    outputs = run(feeds)
+    codes = {name: number for number, name in enumerate(sorted(outputs))}
+    for one, answer in zip(jobs, split_outputs(jobs, outputs), strict=True):
+        expected = [[one.tokens[position], position, codes[LOGITS]] for position in one.positions.tolist()]
+        assert answer.logits.tolist() == expected
+        assert set(answer.captures) == one.captures
+        for name, rows in answer.captures.items():
+            assert rows.tolist() == [[token, step, codes[name]] for step, token in enumerate(one.tokens.tolist())]
+
+
+@pytest.fixture(scope="module")
+def engine(bundles):
+    return Engine(bundles / "tiny" / "1", device="cpu", num_threads=1, tuning_seconds=0.1)
+
+
+def test_an_engine_is_proven_and_measured(engine):
+    assert engine.report.passed
+    assert engine.cost.seconds_per_run >= 0
+    assert engine.cost.bytes_per_row > 0
+
+
+def test_batch_mates_do_not_matter(engine):
+    random = np.random.default_rng(0)
+    names = [engine.manifest.layers[layer].captures[kind] for layer in (0, 2) for kind in ("query", "key")]
+    jobs = [
+        job(random.integers(0, 20, length), [length - 1, 0], names if length % 2 else ())
+        for length in (9, 4, 1, 120, 33)
+    ]
+    for one, together in zip(jobs, engine.run(jobs), strict=True):
+        (alone,) = engine.run([one])
+        np.testing.assert_allclose(together.logits, alone.logits, atol=1e-5, rtol=0)
+        assert set(together.captures) == set(alone.captures) == one.captures
+        for name in one.captures:
+            assert together.captures[name].shape == alone.captures[name].shape == (len(one.tokens), 2, 8)
+            np.testing.assert_allclose(together.captures[name], alone.captures[name], atol=1e-5, rtol=0)
+
+
+def test_a_run_may_predict_nothing(engine):
+    name = engine.manifest.layers[1].captures["key"]
+    (answer,) = engine.run([job([1, 2, 3], [], {name})])
+    assert answer.logits.shape == (0, 20)
+    assert answer.captures[name].shape == (3, 2, 8)
+
+
+def test_a_bundle_outside_its_certificate_is_refused(copy_bundle, tmp_path):
+    import json
+
+    folder = copy_bundle(tmp_path / "tiny" / "1")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["certificate"]["logits"]["allowed"] = 1e-12
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="golden replay failed"):
+        Engine(folder, device="cpu", num_threads=1, tuning_seconds=0.1)

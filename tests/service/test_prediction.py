@@ -1,0 +1,72 @@
+"""Logits to the top entries."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from attnserve.service.prediction import render_prediction, top_ids
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+def slowly(logits: np.ndarray, top_k: int) -> list[list[int]]:
+    """By falling logit, ties by rising id: Python's sort is stable."""
+    return [sorted(range(len(row)), key=lambda index, row=row: -row[index])[:top_k] for row in logits]
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    logits=hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=finite), k=st.data()
+)
+def test_top_ids_of_a_small_vocabulary(logits, k):
+    top_k = k.draw(st.integers(1, logits.shape[1]))
+    assert top_ids(logits, top_k).tolist() == slowly(logits, top_k)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 7, 100, 1999, 2000])
+@pytest.mark.parametrize("num_values", [2, 50, 10**6])
+def test_top_ids_of_a_large_vocabulary_with_ties(top_k, num_values):
+    # A large one is partitioned, not sorted; ties at the edge must still go to the smaller ids.
+    logits = np.random.default_rng(0).integers(0, num_values, (3, 2000)).astype(np.float32)
+    assert top_ids(logits, top_k).tolist() == slowly(logits, top_k)
+
+
+def test_entries():
+    logits = np.array([[0.0, 1.0, -1.0]], np.float32)
+    answer = render_prediction(logits, np.array([4]), 2, ("x", "y", "z"))
+    total = 1 + np.e + 1 / np.e
+    assert answer["positions"] == [4]
+    ((first, second),) = answer["top"]
+    assert (first["id"], first["label"], first["logit"]) == (1, "y", 1.0)
+    assert (second["id"], second["label"], second["logit"]) == (0, "x", 0.0)
+    assert first["probability"] == np.float32(np.e / total)
+    assert second["probability"] == np.float32(1 / total)
+    for name in ("probability", "logit"):
+        # What orjson prints in the shortest form that is exact for float32, which of a Python float it cannot know.
+        assert type(first[name]) is np.float32
+
+
+def test_no_labels():
+    answer = render_prediction(np.zeros((1, 3), np.float32), np.array([0]), 3, None)
+    assert [entry["label"] for entry in answer["top"][0]] == [None] * 3
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e30, 3e38])
+def test_large_logits_do_not_overflow(scale):
+    logits = np.array([[scale, -scale, scale]], np.float32)
+    ((first, second, third),) = render_prediction(logits, np.array([0]), 3, None)["top"]
+    assert [entry["probability"] for entry in (first, second, third)] == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("block", [1, 70, 10**6])
+def test_each_position_by_itself(monkeypatch, block):
+    monkeypatch.setattr("attnserve.service.prediction.MAX_BLOCK_NUMBERS", block)
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(50, 30)).astype(np.float32)
+    together = render_prediction(logits, np.arange(50), 30, None)["top"]
+    for position in range(50):
+        (alone,) = render_prediction(logits[position : position + 1], np.array([position]), 30, None)["top"]
+        assert alone == together[position]
+        assert sum(float(entry["probability"]) for entry in alone) == pytest.approx(1, abs=1e-6)

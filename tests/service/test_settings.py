@@ -1,0 +1,107 @@
+"""Every setting: its flag, its environment variable, its default, its bounds and its page."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from attnserve.cli import main
+from attnserve.service.settings import Settings, add_arguments, flag_of, read_settings, settings_table
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+
+# A right value other than the default, as text, and wrong ones.
+VALUES = {
+    "host": ("0.0.0.0", [""]),
+    "port": ("9000", ["-1", "65536", "http", "80.5", ""]),
+    "device": ("cpu", ["gpu", "CUDA", ""]),
+    "num_threads": ("3", ["-1", "1025", "all"]),
+    "max_wait_ms": ("1.5", ["-1", "10001", "nan", "inf", "soon"]),
+    "max_queue": ("7", ["0", "-1", "1e3", "many"]),
+    "max_batch_bytes": ("1000000", ["-1", "1G"]),
+    "max_pending_bytes": ("1000000", ["-1", "1G"]),
+    "max_body_bytes": ("2048", ["1023", "-1", "1M"]),
+    "max_response_bytes": ("2048", ["1023", "x"]),
+    "max_drain_seconds": ("5", ["0", "3601", "0.5"]),
+    "tuning_seconds": ("0.5", ["0", "-1", "601", "nan"]),
+    "log_level": ("debug", ["DEBUG", "trace", ""]),
+}
+
+
+@pytest.fixture(autouse=True)
+def nobodys_environment(monkeypatch):
+    for name in VALUES:
+        monkeypatch.delenv(f"ATTNSERVE_{name.upper()}", raising=False)
+
+
+def parse(*arguments: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return read_settings(parser.parse_args(arguments))
+
+
+def test_every_setting_is_tested():
+    assert set(VALUES) == set(Settings.model_fields)
+
+
+def test_defaults():
+    assert parse() == read_settings() == Settings()
+    assert Settings().host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_setting_says_what_it_does(name):
+    description = Settings.model_fields[name].description
+    assert description
+    assert description.endswith(".")
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_flag_over_environment_over_default(name, monkeypatch):
+    text, _ = VALUES[name]
+    default = getattr(Settings(), name)
+    by_flag = getattr(parse(flag_of(name), text), name)
+    assert str(by_flag) == text
+    assert type(by_flag) is type(default)
+    assert by_flag != default
+    monkeypatch.setenv(f"ATTNSERVE_{name.upper()}", text)
+    assert getattr(parse(), name) == by_flag
+    assert getattr(parse(flag_of(name), str(default)), name) == default
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(name, wrong) for name, (_, bad) in VALUES.items() for wrong in bad])
+def test_a_wrong_value_names_its_setting(name, wrong, monkeypatch):
+    variable = f"ATTNSERVE_{name.upper()}"
+    # One line: setting, what was expected, what came.
+    message = rf"^{flag_of(name)} \({variable}\): .+, got {re.escape(repr(wrong))}$"
+    with pytest.raises(ValueError, match=message):
+        parse(f"{flag_of(name)}={wrong}")
+    monkeypatch.setenv(variable, wrong)
+    with pytest.raises(ValueError, match=message):
+        parse()
+
+
+def test_a_wrong_value_ends_the_command(tmp_path, capsys):
+    assert main(["serve", str(tmp_path), "--max-queue", "-1"]) == 1
+    expected = "attnserve: --max-queue (ATTNSERVE_MAX_QUEUE): input should be greater than or equal to 1, got '-1'\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_an_unknown_flag_ends_the_command(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", str(tmp_path), "--max-cue", "1"])
+    assert "--max-cue" in capsys.readouterr().err
+
+
+def test_help_lists_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    text = capsys.readouterr().out
+    for name in VALUES:
+        assert flag_of(name) in text
+
+
+def test_the_table_of_settings_is_the_one_the_code_prints():
+    page = PAGE.read_text("utf-8")
+    assert page.split("<!-- settings -->\n")[1].split("<!-- /settings -->")[0] == settings_table()
