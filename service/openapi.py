@@ -140,11 +140,11 @@ SUMMARY: dict[str, Any] = {
     "num_heads": 1,
 }
 FAILED: dict[str, Any] = {
-    "name": "nt-broken",
+    "name": "nt-unfinished",
     "version": None,
     "versions": [],
     "ready": False,
-    "reason": "cannot be served: nt-broken/1/model.onnx: listed in the manifest, but missing",
+    "reason": "cannot be served: nt-unfinished/1/model.onnx: listed in the manifest, but missing",
 }
 MODEL: dict[str, Any] = {
     **SUMMARY,

@@ -115,3 +115,11 @@ def render_problem(problem: Problem) -> Response:
     retry_after = RETRY_AFTER_SECONDS.get(problem.status)
     headers = problem.headers if retry_after is None else {"Retry-After": retry_after, **problem.headers}
     return Response(orjson.dumps(body), problem.status, headers, MEDIA_TYPE)
+
+
+def problems_table() -> str:
+    """The problems as a markdown table, for docs/api.md."""
+    lines = ["| status | title | when |", "| --- | --- | --- |"]
+    for problem in sorted(Problem.__subclasses__(), key=lambda problem: problem.status):
+        lines.append(f"| {problem.status} | {problem.title} | {(problem.__doc__ or '').strip()} |")
+    return "\n".join(lines) + "\n"
