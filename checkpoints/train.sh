@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 attnserve train nt --symbols 8 --delay 8 --variant expressive --width 48 --mlp-ratio 2.0 --bias \
-    --positions rotary --rotary-base 0.1 --epsilon 0.001 --window 32 --seed 0 --steps 1500 --length 512 \
+    --positions rotary --rotary-base 0.1 --window 32 --seed 1 --steps 1500 --length 512 \
     --curriculum 300 --optimizer adamw --cooldown 900 --out checkpoints/nt-expressive
 
 attnserve train nt --symbols 8 --delay 8 --variant elliptical --width 48 --mlp-ratio 2.0 --bias \
