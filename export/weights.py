@@ -114,7 +114,9 @@ def softmax_weights(
 ) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
     scores = score(query, key, scale, softcap)
     allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
-    weights = op.Where(allowed, op.Exp(scores - op.Unsqueeze(normaliser + epsilon, [-1])), 0.0)
+    # At most 0: a score of 1e12 rounded otherwise than in the normaliser's blocks would have an infinite weight.
+    exponents = op.Min(scores - op.Unsqueeze(normaliser + epsilon, [-1]), op.Constant(value_float=0.0))
+    weights = op.Where(allowed, op.Exp(exponents), 0.0)
     return scores, weights
 
 
