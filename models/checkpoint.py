@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from attnserve.models.config import TransformerConfig
 from attnserve.models.transformer import Transformer
@@ -38,7 +38,8 @@ def save_checkpoint(model: Transformer, folder: str | os.PathLike[str], card: di
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(to_json(model.config), indent=2) + "\n", "utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
+    # Not `save_file`: it makes the file readable by its owner alone, whatever the umask says.
+    (folder / WEIGHTS_FILE).write_bytes(save(tensors))
     if card is not None:
         (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
 

@@ -20,6 +20,9 @@ import uvicorn
 
 LABELS = tuple("abcdefghijklmnopqrst")
 MAX_LENGTH = 320
+COMMITTED = {
+    folder.parent.name: folder.parent for folder in sorted(Path(__file__).parents[1].glob("checkpoints/*/config.json"))
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,15 @@ def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def committed_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the committed checkpoints, exported by the real command. Not to be written to: copy it."""
+    repository = tmp_path_factory.mktemp("committed")
+    for checkpoint in COMMITTED.values():
+        run_export(checkpoint, repository / checkpoint.name / "1")
+    return repository
+
+
+@pytest.fixture(scope="session")
 def copy_bundle(bundles: Path) -> Callable[[Path], Path]:
     """Copy the bundle to a place that must not exist."""
 
@@ -156,6 +168,14 @@ def serve_app() -> Iterator[Callable[[Any], str]]:
     """Serve an app of this process on a real port; returns its URL. For what no process can be told to do on cue."""
     with contextlib.ExitStack() as stack:
         yield lambda app: stack.enter_context(_serving(app))
+
+
+def run_export(checkpoint: Path, bundle: Path) -> None:
+    """`attnserve export` in a process of its own."""
+    command = [sys.executable, "-m", "attnserve", "export", str(checkpoint), str(bundle)]
+    # Not from the repository root: there, what is missing from the package would be found all the same.
+    done = subprocess.run(command, capture_output=True, text=True, cwd=checkpoint)
+    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
 
 
 def free_port() -> int:

@@ -43,12 +43,12 @@ class AttentionConfig:
         elliptical = self.variant == "elliptical"
         for field in ("epsilon", "softcap"):
             value = getattr(self, field)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{field}: expected a finite number >= 0, got {value!r}")
+            if value != 0 and not is_normal_float32(value):
+                raise ValueError(f"{field}: expected 0 or a float32 number > 0, got {value!r}")
         if not 0 <= self.window < 2**31:
             raise ValueError(f"window: expected an integer from 0 to {2**31 - 1}, got {self.window!r}")
-        if self.scale is not None and (not math.isfinite(self.scale) or self.scale <= 0):
-            raise ValueError(f"scale: expected a finite number > 0, got {self.scale!r}")
+        if self.scale is not None and not is_normal_float32(self.scale):
+            raise ValueError(f"scale: expected a float32 number > 0, got {self.scale!r}")
         if self.epsilon and self.variant != "expressive":
             raise ValueError(f"epsilon: only expressive attention has one; expected 0, got {self.epsilon!r}")
         if elliptical and self.scaling is None:
@@ -60,6 +60,11 @@ class AttentionConfig:
         elif self.scope is not None or self.scaling is not None:
             field = "scope" if self.scope is not None else "scaling"
             raise ValueError(f"{field}: only elliptical attention has one; expected None, got {getattr(self, field)!r}")
+
+
+def is_normal_float32(value: float) -> bool:
+    """Whether `value` > 0 keeps its digits in float32, which scores are computed in: neither infinite nor vanishing."""
+    return 2.0**-126 <= value < 2.0**128
 
 
 class Attention(nn.Module):

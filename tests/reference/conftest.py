@@ -1,7 +1,6 @@
-"""One server for the session, with the committed checkpoints and two random ones, each exported by the real command."""
+"""One server for the session, with the committed checkpoints and two random ones."""
 
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,10 +10,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.conftest import COMMITTED, run_export
 from tests.reference.random_checkpoints import save_random_checkpoint
-
-ROOT = Path(__file__).parents[2]
-COMMITTED = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("checkpoints/*/config.json"))}
 
 FORWARD_LAYERS: list[dict[str, Any]] = [
     {"window": 7, "softcap": 3.0},
@@ -40,14 +37,17 @@ class Served:
 
 @pytest.fixture(scope="session")
 def served(
-    start_server: Callable[[Path], AbstractContextManager[Any]], tmp_path_factory: pytest.TempPathFactory
+    start_server: Callable[[Path], AbstractContextManager[Any]],
+    committed_bundles: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("reference")
-    checkpoints = {**COMMITTED, **save_random_checkpoints(folder / "checkpoints")}
-    for name, checkpoint in checkpoints.items():
-        export(checkpoint, folder / "repository" / name / "1")
+    random = save_random_checkpoints(folder / "checkpoints")
+    shutil.copytree(committed_bundles, folder / "repository")
+    for name, checkpoint in random.items():
+        run_export(checkpoint, folder / "repository" / name / "1")
     with start_server(folder / "repository") as server:
-        yield Served(str(server.url), checkpoints)
+        yield Served(str(server.url), {**COMMITTED, **random})
 
 
 def save_random_checkpoints(folder: Path) -> dict[str, Path]:
@@ -71,10 +71,3 @@ def save_random_checkpoints(folder: Path) -> dict[str, Path]:
         activation="gelu_tanh",
     )
     return {"forward": forward, "both-ways": both_ways}
-
-
-def export(checkpoint: Path, bundle: Path) -> None:
-    command = [sys.executable, "-m", "attnserve", "export", str(checkpoint), str(bundle)]
-    # Not from the repository root: there, what is missing from the package would be found all the same.
-    done = subprocess.run(command, capture_output=True, text=True, cwd=checkpoint)
-    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
