@@ -1,5 +1,7 @@
 """Attaching: give every custom op its function body, so any ONNX Runtime can run the file without a kernel."""
 
+from typing import Any
+
 import onnx
 from onnxscript import OnnxFunction
 
@@ -24,10 +26,19 @@ def attach_bodies(model: onnx.ModelProto) -> None:
 
 def strip_metadata(model: onnx.ModelProto) -> None:
     """Remove what the exporter notes about its sources: thousands of absolute paths of the machine it ran on."""
-    graph = model.graph
-    holders = [model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
-    for function in model.functions:
-        holders += [function, *function.node]
+    holders: list[Any] = [model, *model.functions]
+    graphs = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            holders += [graph, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
+            nodes += graph.node
+        else:
+            node = nodes.pop()
+            holders.append(node)
+            # The branches of an `If` and the body of a `Loop` are graphs of their own.
+            graphs += [graph for entry in node.attribute for graph in (entry.g, *entry.graphs) if graph.node]
     for holder in holders:
         del holder.metadata_props[:]
         holder.doc_string = ""
