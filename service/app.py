@@ -51,7 +51,8 @@ def create_app(catalogue: Catalogue, *, on_failure: Callable[[BaseException], No
     app.state.catalogue = catalogue
     app.state.settings = catalogue.settings
     app.state.budget = Budget(catalogue.settings.max_pending_bytes or memory_limit() // 4)
-    # Threads are few: those who may take one for long wait their turn here.
+    # Threads are few: those who may take one for long wait their turn here. Large bodies go one at a time: parsing
+    # holds the interpreter's lock anyway, and a document takes many times the memory of its body.
     app.state.parsing = asyncio.Semaphore(1)
     app.state.weighing = asyncio.Semaphore(min(count_cores(), MAX_WEIGHING))
     app.include_router(router)
@@ -78,7 +79,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     """Starlette's own: unknown routes and methods."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
-    got = f"got {request.method} {request.url.path[:64]!r}"
+    # Not `request.url`, which is built from the Host header and raises where that is no host.
+    got = f"got {request.method} {request.scope['path'][:64]!r}"
     if error.status_code == 404:
         fault = Fault(field="path", message=f"expected a route that /openapi.json lists, {got}")
     elif error.status_code == 405:

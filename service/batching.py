@@ -6,6 +6,7 @@ A free engine takes what is waiting now. The worker cannot end without failing e
 import asyncio
 import itertools
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -66,6 +67,7 @@ class Batcher:
         cost: what a batch costs.
         max_batch_bytes: estimated memory one batch may need.
         max_queue: sequences that may wait.
+        max_batch_ms: estimated time one batch of several sequences may take.
         max_wait_ms: how long a free engine waits for company.
         name: of the worker thread.
     """
@@ -77,6 +79,7 @@ class Batcher:
         *,
         max_batch_bytes: float,
         max_queue: int,
+        max_batch_ms: float = math.inf,
         max_wait_ms: float = 0.0,
         name: str = "engine",
     ) -> None:
@@ -84,6 +87,7 @@ class Batcher:
         self._cost = cost
         self._max_batch_bytes = max_batch_bytes
         self._max_queue = max_queue
+        self._max_batch_ms = max_batch_ms
         self._max_wait_ms = max_wait_ms
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -168,7 +172,12 @@ class Batcher:
             # Choosing from a long queue takes milliseconds, for which `submit`, on the event loop, must not wait.
             # Meanwhile others may only join at the end.
             present = [waiting for waiting in queue if not waiting.request.is_over]
-            places = take_batch((len(waiting.job.tokens) for waiting in present), self._cost, self._max_batch_bytes)
+            places = take_batch(
+                (len(waiting.job.tokens) for waiting in present),
+                self._cost,
+                max_bytes=self._max_batch_bytes,
+                max_seconds=self._max_batch_ms / 1000,
+            )
             chosen = set(places)
             left = [waiting for place, waiting in enumerate(present) if place not in chosen]
             with self._changed:

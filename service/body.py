@@ -1,7 +1,7 @@
 """The body of a request, read from the network within its limits, and the client that sent it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -13,8 +13,13 @@ from attnserve.service.problems import TooLarge, UnsupportedMediaType
 Result = TypeVar("Result")
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
+async def read_body(request: Request, limit_bytes: int, hold: Callable[[int], object]) -> bytes:
     """The body, refused as soon as it passes the limit.
+
+    Args:
+        request: its body has not been read.
+        limit_bytes: of the body.
+        hold: told of the bytes of each part as it comes; may raise.
 
     Raises:
         UnsupportedMediaType: a Content-Type other than JSON, or a Content-Encoding, is declared.
@@ -38,6 +43,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
             size += len(chunk)
             if size > limit_bytes:
                 break
+            hold(len(chunk))
             chunks.append(chunk)
     if size > limit_bytes:
         raise TooLarge.about("body", f"expected at most {limit_bytes} bytes, got more")
@@ -61,6 +67,19 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
     finally:
         working.cancel()
         leaving.cancel()
+
+
+async def in_turn(request: Request, turns: asyncio.Semaphore, work: Callable[..., Result], *arguments: Any) -> Result:
+    """The result of `work`, done in a thread when it is this request's turn; a client who leaves loses theirs.
+
+    Raises:
+        ClientDisconnect: the client left while waiting.
+    """
+    await while_connected(request, turns.acquire())
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    finally:
+        turns.release()
 
 
 async def _disconnect(request: Request) -> None:

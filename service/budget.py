@@ -1,4 +1,4 @@
-"""`Budget`: memory that answers may hold between their run and their rendering."""
+"""`Budget`: memory that requests may hold while they are not in a batch."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ from attnserve.service.problems import Overloaded, TooLarge
 class Budget:
     """A number of bytes shared by all requests in flight.
 
-    A batch is limited by `max_batch_bytes`, but its logits, queries and keys outlive it until they are rendered, and
-    batches run faster than attention is rendered. Used from the event loop only, so it needs no lock.
+    A body is limited by `max_body_bytes` and a batch by `max_batch_bytes`, but there may be a thousand bodies, and the
+    logits, queries and keys of a batch outlive it until they are rendered, which is slower than running batches. Used
+    from the event loop only, so it needs no lock.
 
     Args:
         max_bytes: of all requests together.
@@ -31,12 +32,12 @@ class Budget:
         if num_bytes > self.max_bytes:
             raise TooLarge.about(
                 "sequences",
-                f"logits, queries and keys of one request may take {self.max_bytes} bytes, these need {num_bytes}; "
-                "ask for fewer sequences, positions or layers at a time",
+                f"body, logits, queries and keys may take {self.max_bytes} bytes, those of this request need "
+                f"{num_bytes}; ask for fewer sequences, positions or layers at a time",
             )
         if self.num_bytes + num_bytes > self.max_bytes:
             raise Overloaded(
-                f"answers in flight hold {self.num_bytes} of {self.max_bytes} bytes, this one needs {num_bytes}"
+                f"requests in flight hold {self.num_bytes} of {self.max_bytes} bytes, this one needs {num_bytes} more"
             )
         self.num_bytes += num_bytes
         try:

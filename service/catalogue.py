@@ -137,6 +137,7 @@ class Catalogue:
             engine.cost,
             max_batch_bytes=self.settings.max_batch_bytes or memory_limit() // 2,
             max_queue=self.settings.max_queue,
+            max_batch_ms=self.settings.max_batch_ms,
             max_wait_ms=self.settings.max_wait_ms,
             name=f"engine-{name}",
         )

@@ -7,6 +7,7 @@ long sequence makes its short neighbours as expensive as itself. Seconds and byt
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -72,11 +73,13 @@ class Cost:
         return low
 
 
-def take_batch(lengths: Iterable[int], cost: Cost, max_bytes: float) -> list[int]:
+def take_batch(
+    lengths: Iterable[int], cost: Cost, *, max_bytes: float = math.inf, max_seconds: float = math.inf
+) -> list[int]:
     """Choose whom to run next: places in the queue, first come first.
 
     The first is always taken, so nobody starves. Another joins while the batch costs no more time than its members
-    alone, and no more than `max_bytes`; those who do not fit wait, those behind them may still join.
+    alone, and no more than `max_seconds` and `max_bytes`; those who do not fit wait, those behind them may still join.
     """
     places: list[int] = []
     batch, alone = Shape(), 0.0
@@ -85,7 +88,8 @@ def take_batch(lengths: Iterable[int], cost: Cost, max_bytes: float) -> list[int
     for place, length in enumerate(lengths):
         joined = batch.add(length)
         alone_with = alone + seconds_alone(length)
-        if not places or (cost.seconds(joined) <= alone_with and cost.bytes(joined) <= max_bytes):
+        allowed_seconds = min(alone_with, max_seconds)
+        if not places or (cost.seconds(joined) <= allowed_seconds and cost.bytes(joined) <= max_bytes):
             places.append(place)
             batch, alone = joined, alone_with
     return places

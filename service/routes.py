@@ -1,6 +1,7 @@
 """The routes: thin. Each reads, asks, and renders; what can go wrong is raised as a `Problem` further in."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from attnserve.records import to_json
 from attnserve.service import openapi
 from attnserve.service.answer import FORMATS, JSON, choose_format, describe_answer, render_binary, render_json
 from attnserve.service.attention import captures_for, check_size, compute_arrays, held_bytes
-from attnserve.service.body import read_body, while_connected
+from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, ServedModel
 from attnserve.service.engine import Answer, Job
@@ -28,6 +29,7 @@ Endpoint = Callable[..., Any]
 # them a thread would cost more than the work.
 LARGE_BODY_BYTES = 64 * 1024
 LARGE_ANSWER_ENTRIES = 256
+LARGE_ANSWER_BYTES = 256 * 1024
 
 router = APIRouter()
 
@@ -139,13 +141,16 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
     settings: Settings = request.app.state.settings
     budget: Budget = request.app.state.budget
     model = _find(request, name, version)
-    body = await read_body(request, settings.max_body_bytes)
-    if len(body) > LARGE_BODY_BYTES:
-        # One at a time: parsing holds the interpreter's lock anyway, and a document takes many times its body's memory.
-        async with request.app.state.parsing:
-            asked = await asyncio.to_thread(parse, body, model.manifest)
-    else:
-        asked = parse(body, model.manifest)
+    with contextlib.ExitStack() as held:
+
+        def hold(num_bytes: int) -> None:
+            held.enter_context(budget.hold(num_bytes))
+
+        body = await read_body(request, settings.max_body_bytes, hold)
+        if len(body) > LARGE_BODY_BYTES:
+            asked = await in_turn(request, request.app.state.parsing, parse, body, model.manifest)
+        else:
+            asked = parse(body, model.manifest)
     # Predictions alone hold no tensors.
     formats = (JSON,) if asked.attention is None else FORMATS
     media_type = choose_format(request.headers.get("accept"), formats)
@@ -157,13 +162,12 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
         Job(tokens=tokens, positions=positions, captures=captures)
         for tokens, positions in zip(asked.sequences, asked.positions, strict=True)
     ]
-    with budget.hold(held_bytes(asked, model.manifest)):
+    num_bytes = held_bytes(asked, model.manifest)
+    with budget.hold(num_bytes):
         answers = await while_connected(request, model.batcher.submit(jobs))
         if asked.attention is not None:
-            # A bounded number at a time leaves threads for everyone else.
-            async with request.app.state.weighing:
-                return await asyncio.to_thread(_render, model, asked, answers, media_type)
-        if asked.top_k * sum(map(len, asked.positions)) > LARGE_ANSWER_ENTRIES:
+            return await in_turn(request, request.app.state.weighing, _render, model, asked, answers, media_type)
+        if num_bytes > LARGE_ANSWER_BYTES or asked.top_k * sum(map(len, asked.positions)) > LARGE_ANSWER_ENTRIES:
             return await asyncio.to_thread(_render, model, asked, answers, media_type)
         return _render(model, asked, answers, media_type)
 

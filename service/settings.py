@@ -37,6 +37,14 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         4096, ge=1, description="Sequences waiting per model; more are answered 429 with Retry-After."
     )
+    max_batch_ms: float = Field(
+        100.0,
+        gt=0,
+        le=60_000,
+        allow_inf_nan=False,
+        description="Estimated time a batch of several sequences may take: what those behind it wait. Longer ones gain "
+        "nothing, and need more memory.",
+    )
     max_batch_bytes: int = Field(
         0,
         ge=0,
@@ -46,9 +54,9 @@ class Settings(BaseSettings):
     max_pending_bytes: int = Field(
         0,
         ge=0,
-        description="Memory that logits, queries and keys of all requests in flight may take until they are answered; "
-        "0 is a quarter of what this process may use. A request that needs more is answered 413, one that finds too "
-        "little left 429.",
+        description="Memory that requests in flight may take outside of batches: bodies until they are parsed, and "
+        "logits, queries and keys until they are answered; 0 is a quarter of what this process may use. A request that "
+        "needs more is answered 413, one that finds too little left 429.",
     )
     max_body_bytes: int = Field(
         16 * MIB, ge=KIB, description="Largest request body, enforced while it is read; beyond it 413."

@@ -245,6 +245,16 @@ def test_unknown_routes(server, path):
         assert fields_of(problem) == ["path"]
 
 
+@pytest.mark.parametrize("host", [b"[", b"x:y:z", b"", b"\xff", b"a/b", b"x" * 5000])
+def test_a_host_that_is_none(server, host):
+    for path, status in ((b"/healthz", 200), (b"/nope", 404), (b"/v1/models/nobody", 404), (b"/v1/models/", 404)):
+        assert send(server, b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").status_code == status
+
+
+def test_http_1_0_without_a_host(server):
+    assert send(server, b"GET /healthz HTTP/1.0\r\n\r\n").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [

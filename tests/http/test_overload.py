@@ -123,9 +123,9 @@ def test_memory_for_answers_is_shared(make_app):
         first = asyncio.create_task(client.post(PREDICT, json={"sequences": [[1, 2]], "positions": "all"}))
         await asyncio.to_thread(engine.started.acquire)
         refused = await client.post(PREDICT, json={"sequences": [[4, 5]], "positions": "all"})
-        assert "hold 160 of 240 bytes, this one needs 160" in check_problem(refused, 429)
+        assert "hold 160 of 240 bytes, this one needs 160 more" in check_problem(refused, 429)
         too_much = await client.post(PREDICT, json={"sequences": [[4] * 4], "positions": "all"})
-        assert "may take 240 bytes, these need 320" in check_problem(too_much, 413)
+        assert "may take 240 bytes, those of this request need 320" in check_problem(too_much, 413)
         engine.release.release(2)
         assert (await first).status_code == 200
         assert (await client.post(PREDICT, json={"sequences": [[4, 5]], "positions": "all"})).status_code == 200

@@ -317,6 +317,21 @@ def test_memory_bounds_a_batch(make):
     assert model.batches == [[0], [1, 2, 3], [4, 5]]
 
 
+def test_time_bounds_a_batch(make):
+    # Of one step each: a cell and a second. Two of them take two seconds, as long as each alone.
+    model, batcher = make(Model(is_open=False), max_batch_ms=2000)
+
+    async def ask():
+        first = await hold(model, batcher)
+        rest = asyncio.create_task(batcher.submit([job(number) for number in range(1, 6)]))
+        await until(lambda: batcher.num_waiting == 5)
+        model.gate.set()
+        await asyncio.gather(first, rest)
+
+    asyncio.run(ask())
+    assert model.batches == [[0], [1, 2], [3, 4], [5]]
+
+
 def test_many_threads_of_clients(make):
     _, batcher = make()
     results = {}

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from attnserve.service.cost import Cost, Shape, estimate_bytes, measure_cost, take_batch
 
 COST = Cost(seconds_per_run=1e-4, seconds_per_row=2e-6, seconds_per_cell=1e-8, bytes_per_row=1000, bytes_per_cell=50)
-ROOMY = 1e12
 
 numbers = st.floats(0, 1e-3)
 costs = st.builds(
@@ -44,15 +43,16 @@ def test_a_shape_is_what_packing_makes_of_it():
 
 
 @settings(deadline=None, derandomize=True)
-@given(lengths=queues, cost=costs, max_bytes=st.floats(1, 1e7))
-def test_a_batch_is_no_dearer_than_its_members_and_fits(lengths, cost, max_bytes):
-    places = take_batch(iter(lengths), cost, max_bytes)
+@given(lengths=queues, cost=costs, max_bytes=st.floats(1, 1e7), max_seconds=st.floats(1e-5, 10))
+def test_a_batch_is_no_dearer_than_its_members_and_fits(lengths, cost, max_bytes, max_seconds):
+    places = take_batch(iter(lengths), cost, max_bytes=max_bytes, max_seconds=max_seconds)
     assert places[0] == 0
     assert places == sorted(set(places))
     chosen = [lengths[place] for place in places]
     if len(chosen) > 1:
         assert cost.seconds(shape_of(chosen)) <= alone(cost, chosen) * (1 + 1e-12)
         assert cost.bytes(shape_of(chosen)) <= max_bytes
+        assert cost.seconds(shape_of(chosen)) <= max_seconds
 
 
 @settings(deadline=None, derandomize=True)
@@ -60,7 +60,7 @@ def test_a_batch_is_no_dearer_than_its_members_and_fits(lengths, cost, max_bytes
 def test_nobody_starves(lengths, cost, max_bytes):
     waiting, order = list(enumerate(lengths)), []
     while waiting:
-        places = take_batch([length for _, length in waiting], cost, max_bytes)
+        places = take_batch([length for _, length in waiting], cost, max_bytes=max_bytes)
         order += [waiting[place] for place in places]
         left = [one for place, one in enumerate(waiting) if place not in places]
         # Each batch takes the one who has waited longest, so nobody is overtaken more often than there are others.
@@ -70,14 +70,14 @@ def test_nobody_starves(lengths, cost, max_bytes):
 
 
 def test_equals_run_together():
-    assert take_batch([64] * 50, COST, ROOMY) == list(range(50))
+    assert take_batch([64] * 50, COST) == list(range(50))
 
 
 @pytest.mark.parametrize("place", [0, 7, 15])
 def test_one_long_sequence_runs_apart_from_fifteen_short_ones(place):
     lengths = [8] * 15
     lengths.insert(place, 1024)
-    first = take_batch(lengths, COST, ROOMY)
+    first = take_batch(lengths, COST)
     if place == 0:
         assert first == [0]
     else:
@@ -85,19 +85,26 @@ def test_one_long_sequence_runs_apart_from_fifteen_short_ones(place):
 
 
 def test_those_behind_one_who_does_not_fit_may_still_join():
-    assert take_batch([8, 1024, 8, 9, 1024], COST, ROOMY) == [0, 2, 3]
+    assert take_batch([8, 1024, 8, 9, 1024], COST) == [0, 2, 3]
 
 
 def test_memory_is_a_limit():
     per_sequence = COST.bytes(shape_of([10]))
-    assert take_batch([10] * 9, COST, 4 * per_sequence) == [0, 1, 2, 3]
-    assert take_batch([10] * 9, COST, 4 * per_sequence - 1) == [0, 1, 2]
+    assert take_batch([10] * 9, COST, max_bytes=4 * per_sequence) == [0, 1, 2, 3]
+    assert take_batch([10] * 9, COST, max_bytes=4 * per_sequence - 1) == [0, 1, 2]
     # The first is taken whatever it needs: who fits nowhere is refused at the door, not here.
-    assert take_batch([10] * 9, COST, 1) == [0]
+    assert take_batch([10] * 9, COST, max_bytes=1) == [0]
+
+
+def test_time_is_a_limit():
+    three = COST.seconds(shape_of([10] * 3))
+    assert take_batch([10] * 9, COST, max_seconds=three) == [0, 1, 2]
+    assert take_batch([10] * 9, COST, max_seconds=three * 0.99) == [0, 1]
+    assert take_batch([10] * 9, COST, max_seconds=1e-9) == [0]
 
 
 def test_nobody_waiting_is_nobody_taken():
-    assert take_batch([], COST, ROOMY) == []
+    assert take_batch([], COST) == []
 
 
 @given(max_bytes=st.floats(0, 1e9), cost=costs)

@@ -18,6 +18,7 @@ VALUES = {
     "device": ("cpu", ["gpu", "CUDA", ""]),
     "num_threads": ("3", ["-1", "1025", "all"]),
     "max_wait_ms": ("1.5", ["-1", "10001", "nan", "inf", "soon"]),
+    "max_batch_ms": ("5.5", ["0", "-1", "60001", "nan"]),
     "max_queue": ("7", ["0", "-1", "1e3", "many"]),
     "max_batch_bytes": ("1000000", ["-1", "1G"]),
     "max_pending_bytes": ("1000000", ["-1", "1G"]),
