@@ -25,8 +25,9 @@ PARTS = Opset("attnserve.weights", 1)
 
 @script(PARTS, default_opset=op)
 def score(query: FLOAT["H", "Q", "E"], key: FLOAT["H", "K", "E"], scale: FLOAT, softcap: FLOAT):
+    """Scores [H, Q, K] of query rows and keys, before weighting."""
     plain = op.MatMul(query * scale, op.Transpose(key, perm=[0, 2, 1]))
-    if softcap > 0.0:
+    if softcap > 0.0:  # noqa: SIM108 - an ONNX If
         scores = softcap * op.Tanh(plain / softcap)
     else:
         scores = op.Identity(plain)
@@ -35,12 +36,14 @@ def score(query: FLOAT["H", "Q", "E"], key: FLOAT["H", "K", "E"], scale: FLOAT, 
 
 @script(PARTS, default_opset=op)
 def allow(first_key: INT64["Q"], last: INT64["Q"], first_column: INT64, num_columns: INT64):
+    """Which of `num_columns` keys, from `first_column` on, each row may see: [Q, num_columns]."""
     column = op.Unsqueeze(op.Range(first_column, first_column + num_columns, 1), [0])
     return op.And(column >= op.Unsqueeze(first_key, [1]), column <= op.Unsqueeze(last, [1]))
 
 
 @script(PARTS, default_opset=op)
 def similarity(scores: FLOAT["H", "Q", "K"], allowed: BOOL["Q", "K"]):
+    """Similarity u = z^2 / (1 + z^2) of expressive attention; 0 where a key may not be seen."""
     clamped = op.Clip(scores, -MAX_ABS_SCORE, MAX_ABS_SCORE)
     square = clamped * clamped
     return op.Where(allowed, square / (square + 1.0), 0.0)
@@ -55,6 +58,7 @@ def softmax_normaliser(
     scale: FLOAT,
     softcap: FLOAT,
 ) -> FLOAT["H", "Q"]:
+    """Log-sum-exp of each row's scores; -inf for a row without keys."""
     zero_rows = op.ReduceSum(query, [-1], keepdims=0) * 0.0
     largest = zero_rows + LOWEST
     total = op.Identity(zero_rows)
@@ -85,6 +89,7 @@ def expressive_normaliser(
     scale: FLOAT,
     softcap: FLOAT,
 ) -> FLOAT["H", "Q"]:
+    """Sum of each row's u; 0 for a row without keys."""
     total = op.ReduceSum(query, [-1], keepdims=0) * 0.0
     num_keys = op.Squeeze(op.Shape(key, start=1, end=2))
     start = op.Constant(value_int=0)
@@ -112,6 +117,7 @@ def softmax_weights(
     epsilon: FLOAT,
     normaliser: FLOAT["H", "Q"],
 ) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
+    """Scores, and exp(score - normaliser); all 0 for a row without keys."""
     scores = score(query, key, scale, softcap)
     allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
     # At most 0: a score of 1e12 rounded otherwise than in the normaliser's blocks would have an infinite weight.
@@ -131,6 +137,7 @@ def expressive_weights(
     epsilon: FLOAT,
     normaliser: FLOAT["H", "Q"],
 ) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
+    """Scores, and u / (epsilon + normaliser); all 0 where that sum is 0."""
     scores = score(query, key, scale, softcap)
     allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
     total = op.Unsqueeze(normaliser + epsilon, [-1])

@@ -8,7 +8,7 @@ from attnserve.export.bodies.packed import AllowedKeys, GatherSteps, MergeGroups
 
 @script(DOMAIN, default_opset=op)
 def DotProductAttention(
-    query, key, value, slots, causal: int, scale: float, epsilon: float, window: int, softcap: float
+    query, key, value, slots, causal: int, scale: float, epsilon: float, window: int, softcap: float  # noqa: ARG001
 ):
     """softmax(scale * q.k) v over the allowed keys of each sequence; a row without any is 0."""
     scores = Scores(GatherSteps(query, slots), GatherSteps(key, slots), scale=scale, softcap=softcap)

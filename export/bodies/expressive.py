@@ -10,7 +10,7 @@ from attnserve.export.bodies.packed import AllowedKeys, GatherSteps, MergeGroups
 def ExpressiveAttention(
     query, key, value, slots, causal: int, scale: float, epsilon: float, window: int, softcap: float
 ):
-    """u / (epsilon + sum u) v with u = z^2 / (1 + z^2), over the allowed keys; a row with sum 0 is 0."""
+    """Output u / (epsilon + sum u) v with u = z^2 / (1 + z^2), over the allowed keys; a row with sum 0 is 0."""
     scores = Scores(GatherSteps(query, slots), GatherSteps(key, slots), scale=scale, softcap=softcap)
     allowed = AllowedKeys(slots, query, causal=causal, window=window)
     # 2^23: beyond it 1 + z^2 rounds to z^2 in float32; without the clamp z^2 overflows and inf / inf is NaN.

@@ -43,7 +43,7 @@ def AllowedKeys(slots, rows, causal: int, window: int):
     num_steps = op.Squeeze(op.Shape(slots, start=1))
     step = op.Range(op.Constant(value_int=0), num_steps, op.Constant(value_int=1))
     distance = op.Unsqueeze(step, op.Constant(value_ints=[1])) - op.Unsqueeze(step, op.Constant(value_ints=[0]))
-    if op.Constant(value_int=causal) > 0:
+    if op.Constant(value_int=causal) > 0:  # noqa: SIM108 - an ONNX If
         past = op.And(exists, distance >= 0)
     else:
         past = op.Identity(exists)
