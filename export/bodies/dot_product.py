@@ -1,5 +1,7 @@
 """The body of `DotProductAttention`; formula and source in `attnserve.models.attention.dot_product`."""
 
+# ruff: noqa: ARG001 - every attention op has every attribute, `epsilon` too
+
 from onnxscript import script
 
 from attnserve.export.bodies.domain import DOMAIN, op
@@ -8,7 +10,7 @@ from attnserve.export.bodies.packed import AllowedKeys, GatherSteps, MergeGroups
 
 @script(DOMAIN, default_opset=op)
 def DotProductAttention(
-    query, key, value, slots, causal: int, scale: float, epsilon: float, window: int, softcap: float  # noqa: ARG001
+    query, key, value, slots, causal: int, scale: float, epsilon: float, window: int, softcap: float
 ):
     """softmax(scale * q.k) v over the allowed keys of each sequence; a row without any is 0."""
     scores = Scores(GatherSteps(query, slots), GatherSteps(key, slots), scale=scale, softcap=softcap)
