@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from attnserve.models.attention.elliptical import check_choice, check_scope
 from attnserve.models.attention.layer import AttentionConfig
@@ -114,14 +115,13 @@ class TransformerConfig:
         return round(self.mlp_ratio * self.width)
 
 
-def layers_of(variant: str, num_layers: int, **options: object) -> tuple[AttentionConfig, ...]:
-    """`num_layers` entries of one variant; elliptical begins with the dot-product layer it needs."""
-    if variant == "elliptical":
-        rest = layers_of_one(variant, num_layers - 1, **options)
-        return (AttentionConfig(), *rest)
-    return layers_of_one(variant, num_layers, **options)
+def layers_of(variant: str, num_layers: int, **options: Any) -> tuple[AttentionConfig, ...]:
+    """`num_layers` entries of one variant with the same options of `AttentionConfig`.
 
-
-def layers_of_one(variant: str, num_layers: int, **options: object) -> tuple[AttentionConfig, ...]:
-    """`num_layers` equal entries."""
-    return (AttentionConfig(variant=variant, **options),) * num_layers  # type: ignore[arg-type]
+    Elliptical begins with the dot-product layer it needs, with all options but those of the metric.
+    """
+    layer = AttentionConfig(variant=variant, **options)
+    if variant != "elliptical":
+        return (layer,) * num_layers
+    first = dataclasses.replace(layer, variant="dot_product", scope=None, scaling=None)
+    return (first, *(layer,) * (num_layers - 1))

@@ -54,9 +54,7 @@ def run(parsed: argparse.Namespace) -> int:
     longest = min(512, engine.manifest.max_length)
     mixed = make_jobs(engine.manifest, generator.integers(1, longest + 1, NUM_SEQUENCES).tolist(), generator)
     short = make_jobs(engine.manifest, [SHORT] * NUM_SEQUENCES, generator)
-    lopsided = make_jobs(
-        engine.manifest, [min(LONG, engine.manifest.max_length), *[SHORT] * NUM_SHORT], generator
-    )
+    lopsided = make_jobs(engine.manifest, [min(LONG, engine.manifest.max_length), *[SHORT] * NUM_SHORT], generator)
     ratios = [
         compare(f"{NUM_SEQUENCES} sequences of 1-{longest} / session.run on the same feeds", engine, mixed, parsed),
         compare(f"{NUM_SEQUENCES} sequences of {SHORT} / session.run on the same feeds", engine, short, parsed),
@@ -71,9 +69,8 @@ def run(parsed: argparse.Namespace) -> int:
     print(f"{engine.runtime.folder} on {engine.runtime.device}, {parsed.num_threads} thread(s); CPU seconds")
     print(f"{'engine':>8} {'baseline':>8} {'ratio':>6} {'batches':>7}")
     for entry in ratios:
-        print(
-            f"{entry.seconds:>8.3f} {entry.baseline_seconds:>8.3f} {entry.ratio:>6.2f} {entry.num_batches:>7}  {entry.name}"
-        )
+        figures = f"{entry.seconds:>8.3f} {entry.baseline_seconds:>8.3f} {entry.ratio:>6.2f} {entry.num_batches:>7}"
+        print(f"{figures}  {entry.name}")
     if parsed.json is not None:
         document = {"bundle": str(parsed.bundle), "cost": to_json(engine.cost), "ratios": to_json(ratios)}
         parsed.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")

@@ -18,6 +18,10 @@ import httpx
 import pytest
 import uvicorn
 
+# Before torch is imported, here and in every process that tests start: on small tensors and busy cores, its threads
+# wait for each other ten times longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 LABELS = tuple("abcdefghijklmnopqrst")
 MAX_LENGTH = 320
 COMMITTED = {

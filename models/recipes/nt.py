@@ -167,9 +167,6 @@ def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> Tran
     if elliptical:
         own |= {"scope": arguments.scope or "prefix", "scaling": arguments.scaling or "max"}
     attention = layers_of(arguments.variant, layers, **every, **own)
-    if elliptical:
-        # The dot-product layer that elliptical attention begins with: `layers_of` gives it no options.
-        attention = (dataclasses.replace(attention[0], **every), *attention[1:])
     max_length = lengths.longest if arguments.max_length is None else arguments.max_length
     if max_length < lengths.longest:
         raise ValueError(f"max_length: expected at least the training length {lengths.longest}, got {max_length}")
