@@ -135,7 +135,8 @@ def read_golden(folder: str | os.PathLike[str]) -> Golden:
     """
     path = Path(folder) / GOLDEN_FILE
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Golden(**{name: arrays[name] for name in arrays.files})
     except Exception as error:  # numpy, zipfile and zlib raise a dozen types at a damaged archive.
         raise BundleError(f"{path}: cannot be read as golden: {error}") from None

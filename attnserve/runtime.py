@@ -145,6 +145,9 @@ class Runtime:
             steps: [Q] steps of the query rows within the sequence.
             heads: query heads wanted, in the order wanted.
         """
+        # Without heads there are no rows either, and ONNX Runtime reduces empty tensors to a wrong shape.
+        if not len(heads):
+            return
         normaliser_session, weights_session = self._weights[layer.weighting]
         length = len(key)
         last = steps if layer.causal else np.full_like(steps, length - 1)
@@ -155,7 +158,7 @@ class Runtime:
         group = layer.num_heads // layer.num_key_heads
         keys = key[:, [head // group for head in heads]].transpose(1, 0, 2).astype(np.float32)
         queries = query[:, list(heads)].transpose(1, 0, 2).astype(np.float32)
-        block = max(1, MAX_BLOCK_NUMBERS // max(1, len(heads) * length))
+        block = max(1, MAX_BLOCK_NUMBERS // (len(heads) * length))
         for start in range(0, len(steps), block):
             part = slice(start, start + block)
             feeds = {

@@ -1,0 +1,272 @@
+"""The command line: what each command prints and how it ends."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import attnserve
+from attnserve import bundle
+from attnserve.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = ROOT / "tests" / "bundles" / "v1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+
+
+def run_without(modules: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process where `modules` cannot be imported."""
+    code = f"""
+import sys
+for name in {modules!r}:
+    sys.modules[name] = None
+from attnserve.cli import main
+sys.exit(main())
+"""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: attnserve {command}")
+    assert COMMANDS[command].summary.split()[0] in text
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"attnserve {attnserve.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["--frobnicate"],
+        ["check"],
+        ["check", "a", "b"],
+        ["check", "a", "--device", "tpu"],
+        ["export", "checkpoint"],
+        ["variants", "--json"],
+        ["train"],
+        ["train", "frobnicate"],
+        ["serve"],
+    ],
+    ids=" ".join,
+)
+def test_asked_for_wrongly_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "usage: attnserve" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["export", "checkpoint", "repository/m/1"], "export"),
+        (["train", "nt"], "train"),
+        (["train", "nt", "--help"], "train"),
+        (["variants"], "variants"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_without_torch_the_extra_is_named(arguments: list[str], command: str) -> None:
+    done = run_without(("torch", "onnx", "onnxscript"), *arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    # Whichever is imported first: the extra brings both.
+    needs = f"attnserve: `attnserve {command}` needs (torch|onnx): pip install 'attnserve\\[export\\]'\n"
+    assert re.fullmatch(needs, done.stderr)
+
+
+def test_without_onnx_export_names_the_extra() -> None:
+    done = run_without(("onnx",), "export", "checkpoint", "repository/m/1")
+    assert done.returncode == 1
+    assert done.stderr == "attnserve: `attnserve export` needs onnx: pip install 'attnserve[export]'\n"
+
+
+@pytest.mark.parametrize("arguments", [("check", str(BUNDLE)), ("serve", "--help"), ("--help",), ("check", "--help")])
+def test_what_serves_needs_no_torch(arguments: tuple[str, ...]) -> None:
+    done = run_without(("torch", "onnx", "onnxscript", "tqdm", "jaxtyping"), *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_missing_module_that_is_no_extra_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run_without(("numpy",), "check", str(BUNDLE))
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
+
+
+def test_variants_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    from attnserve.models.attention.table import variants_table
+
+    assert main(["variants"]) == 0
+    assert capsys.readouterr().out == variants_table()
+
+
+def test_check_prints_the_differences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(BUNDLE)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("largest differences from PyTorch float64, on cpu:\nsequences  longest")
+    assert shown.out.endswith("within the certificate\n")
+    assert shown.err == ""
+
+
+def test_check_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(BUNDLE), "--json", "--device", "auto"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    certificate = bundle.read_manifest(BUNDLE).certificate
+    assert report["allowed"] == {"logits": certificate.logits.allowed, "maps": certificate.maps.allowed}
+    assert report["passed"] is True
+    assert report["device"] in ("cpu", "cuda")
+    assert 0 < report["logits"] <= report["allowed"]["logits"]
+    assert 0 < report["maps"] <= report["allowed"]["maps"]
+    assert report["table"].endswith("within the certificate")
+
+
+def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / bundle.MANIFEST_FILE
+    document = json.loads(path.read_text("utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), "utf-8")
+
+
+def rewrite_golden(folder: Path, name: str, value: float) -> None:
+    path = folder / bundle.GOLDEN_FILE
+    with np.load(path) as archive:
+        arrays = {key: archive[key].copy() for key in archive.files}
+    arrays[name][(0,) * arrays[name].ndim] = value
+    np.savez_compressed(path, **arrays)
+    rewrite_manifest(folder, lambda document: document["files"].update(bundle.hash_files(folder)))
+
+
+@pytest.mark.parametrize("name", ["logits", "maps"])
+def test_check_fails_a_lowered_certificate(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite_manifest(folder, lambda document: document["certificate"][name].update(allowed=1e-12))
+    assert main(["check", str(folder)]) == 1
+    shown = capsys.readouterr()
+    assert "OUTSIDE THE CERTIFICATE" in shown.out
+    assert "1.0e-12" in shown.out
+
+
+def test_check_fails_other_truth(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite_golden(folder, "logits", 5.0)
+    assert main(["check", str(folder), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] is False
+    assert report["logits"] > 1
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_json_stays_json_where_a_difference_is_nan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite_golden(folder, "maps", float("nan"))
+    assert main(["check", str(folder), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out, parse_constant=refuse_constant)
+    assert report["maps"] is None
+    assert report["passed"] is False
+    assert "OUTSIDE THE CERTIFICATE" in report["table"]
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "changed model": (
+        lambda folder: (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"\0"),
+        "model.onnx: expected sha256",
+    ),
+    "truncated golden": (
+        lambda folder: (folder / "golden.npz").write_bytes((folder / "golden.npz").read_bytes()[:1000]),
+        "golden.npz: expected sha256",
+    ),
+    "truncated golden, hashed again": (
+        lambda folder: (
+            (folder / "golden.npz").write_bytes((folder / "golden.npz").read_bytes()[:1000]),
+            rewrite_manifest(folder, lambda document: document["files"].update(bundle.hash_files(folder))),
+        ),
+        "golden.npz: cannot be read as golden",
+    ),
+    "missing weights graph": (
+        lambda folder: (folder / "weights" / "expressive.onnx").unlink(),
+        "weights/expressive.onnx: listed in the manifest, but missing",
+    ),
+    "missing weights graph, not listed": (
+        lambda folder: (
+            (folder / "weights" / "expressive.onnx").unlink(),
+            rewrite_manifest(folder, lambda document: document["files"].pop("weights/expressive.onnx")),
+        ),
+        "files: weights/expressive.onnx: missing",
+    ),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: no such file"),
+    "newer": (
+        lambda folder: rewrite_manifest(folder, lambda document: document.update(format_version=2)),
+        "format_version: this release reads up to 1, got 2; upgrade attnserve",
+    ),
+    "no bundle": (shutil.rmtree, "manifest.json: no such file"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "said"), DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_check_names_what_is_damaged(
+    folder: Path, spoil: Callable[[Path], Any], said: str, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(folder)
+    assert main(["check", str(folder), *flags]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"attnserve: {folder}")
+    assert shown.err.count("\n") == 1
+    assert said in shown.err
+
+
+def test_check_says_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from attnserve import runtime
+
+    monkeypatch.setattr(runtime, "_has_nvidia_driver", lambda: False)
+    assert main(["check", str(BUNDLE), "--device", "cuda"]) == 1
+    assert capsys.readouterr().err.startswith("attnserve: device: expected a usable CUDA device, got none: this ")
+
+
+def test_what_is_no_fault_of_the_user_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from attnserve import golden
+
+    def stumble(*arguments: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(golden, "replay", stumble)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["check", str(BUNDLE)])
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "attnserve", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"attnserve {attnserve.__version__}\n")

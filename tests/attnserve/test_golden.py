@@ -1,0 +1,221 @@
+"""Golden is read strictly and compared strictly: a replay must not pass by comparing nothing."""
+
+import dataclasses
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnserve.bundle import BundleError, Certificate, Deviation
+from attnserve.golden import BatchResult, Golden, Report, largest_difference, read_golden, replay, write_golden
+from attnserve.runtime import Runtime
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return Runtime(BUNDLE, num_threads=1)
+
+
+@pytest.fixture
+def golden() -> Golden:
+    return read_golden(BUNDLE)
+
+
+def test_it_survives_a_round_trip(golden: Golden, tmp_path: Path) -> None:
+    write_golden(tmp_path, golden)
+    again = read_golden(tmp_path)
+    assert all(np.array_equal(vars(again)[name], array) for name, array in vars(golden).items())
+    # The same bytes every time: no clock in the archive.
+    first = (tmp_path / "golden.npz").read_bytes()
+    write_golden(tmp_path, golden)
+    assert (tmp_path / "golden.npz").read_bytes() == first
+
+
+def test_sequences_and_batches_are_cut_where_they_end(golden: Golden) -> None:
+    assert [len(sequence) for sequence in golden.sequences] == golden.lengths.tolist()
+    assert np.array_equal(np.concatenate(golden.sequences), golden.tokens)
+    assert [len(batch) for batch in golden.batches] == golden.batch_sizes.tolist()
+
+
+def test_replay_runs_every_batch_and_says_so(runtime: Runtime, golden: Golden) -> None:
+    told: list[int] = []
+    report = replay(runtime, golden, told.append)
+    assert told == list(range(len(golden.batches)))
+    assert [batch.num_sequences for batch in report.batches] == golden.batch_sizes.tolist()
+    assert report.passed
+    assert 0 < report.logits <= report.certificate.logits.allowed
+    assert 0 < report.maps <= report.certificate.maps.allowed
+    assert report.device == "cpu"
+
+
+@pytest.mark.parametrize("name", ["logits", "maps"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e-3], ids=str)
+def test_one_wrong_number_is_enough(runtime: Runtime, golden: Golden, name: str, value: float) -> None:
+    array = getattr(golden, name).copy()
+    array[(-1,) * array.ndim] += value
+    report = replay(runtime, dataclasses.replace(golden, **{name: array}))
+    assert not report.passed
+    assert getattr(report, name) > 5e-4
+    # A sequence is told on by every batch it stands in, alone and packed.
+    assert sum(getattr(batch, name) > 5e-4 for batch in report.batches) == 3
+
+
+@pytest.mark.parametrize("swap", [(slice(None), [1, 0]), (slice(None), slice(None), [1, 0])], ids=["layers", "heads"])
+def test_maps_belong_to_their_layer_and_head(runtime: Runtime, golden: Golden, swap: Any) -> None:
+    maps = golden.maps.copy()
+    chosen = (*swap[:-1], slice(0, 2))
+    maps[chosen] = golden.maps[swap]
+    assert not replay(runtime, dataclasses.replace(golden, maps=maps)).passed
+
+
+def test_other_sizes_than_the_models_do_not_pass(runtime: Runtime, golden: Golden) -> None:
+    # numpy would stretch one column over the vocabulary, and one head over all.
+    narrow = dataclasses.replace(golden, logits=golden.logits[:, :1].copy())
+    assert replay(runtime, narrow).logits == float("inf")
+    assert replay(runtime, dataclasses.replace(golden, maps=golden.maps[:, :, :1].copy())).maps == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "largest"),
+    [
+        ([1.0, 2.0], [1.0, 2.5], 0.5),
+        ([1.0, np.nan], [1.0, 2.0], np.inf),
+        ([1.0, np.inf], [1.0, np.inf], np.inf),
+        ([1.0, np.nan], [1.0, np.nan], np.inf),
+        ([[1.0], [1.0]], [1.0, 1.0], np.inf),
+        ([1.0], [1.0, 1.0], np.inf),
+        ([], [], 0.0),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_largest_difference(found: Any, expected: Any, largest: float) -> None:
+    assert largest_difference(np.array(found), np.array(expected)) == largest
+
+
+WRONG: dict[str, tuple[Callable[[Golden], dict[str, Any]], str]] = {
+    "no batches": (lambda g: {"batch_sizes": g.batch_sizes[:0], "batch_members": g.batch_members[:0]}, "batch_sizes"),
+    "no rows": (lambda g: {"logit_rows": g.logit_rows[:0], "logits": g.logits[:0]}, "logit_rows"),
+    "no maps": (lambda g: {"map_rows": g.map_rows[:0], "maps": g.maps[:0]}, "map_rows"),
+    "a sequence nobody runs": (lambda g: {"batch_members": np.zeros_like(g.batch_members)}, "batch_members"),
+    "a sequence too many": (lambda g: {"batch_members": g.batch_members + 1}, "batch_members"),
+    "batches of nobody": (
+        lambda g: {"batch_sizes": np.concatenate([[0], g.batch_sizes])},
+        "batch_sizes: expected numbers >= 1",
+    ),
+    "lengths": (lambda g: {"lengths": g.lengths + 1}, "lengths: expected"),
+    "empty sequence": (lambda g: {"lengths": np.array([0, g.lengths.sum()])}, "lengths: expected"),
+    "rows out of order": (lambda g: {"logit_rows": g.logit_rows[::-1].copy()}, "logit_rows: expected ascending"),
+    "row beyond": (lambda g: {"map_rows": g.map_rows + 1}, "map_rows: expected ascending numbers below"),
+    "negative row": (lambda g: {"map_rows": g.map_rows - 1}, "map_rows: expected int64"),
+    "fewer logits": (lambda g: {"logits": g.logits[1:]}, "logits: expected float64"),
+    "float32": (lambda g: {"logits": g.logits.astype(np.float32)}, "logits: expected float64"),
+    "shorter maps": (lambda g: {"maps": g.maps[..., 1:]}, "maps: expected [rows, layers, heads, 12]"),
+    "int32": (lambda g: {"tokens": g.tokens.astype(np.int32)}, "tokens: expected int64"),
+    "two dimensions": (lambda g: {"tokens": g.tokens[None]}, "tokens: expected int64"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG.values(), ids=WRONG)
+def test_arrays_that_do_not_belong_together_are_refused(
+    golden: Golden, tmp_path: Path, change: Callable[[Golden], dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        dataclasses.replace(golden, **change(golden))
+    np.savez(tmp_path / "golden.npz", **{**vars(golden), **change(golden)})
+    with pytest.raises(BundleError, match=re.escape(said)):
+        read_golden(tmp_path)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def drop_an_array(path: Path) -> None:
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name != "maps"}
+    np.savez(path, **kept)
+
+
+def add_an_array(path: Path) -> None:
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays.files}
+    np.savez(path, **kept, novelty=np.zeros(1))
+
+
+def pickle_an_array(path: Path) -> None:
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays.files}
+    np.savez(path, **{**kept, "maps": np.array([print], object)})
+
+
+def flip_a_bit_of_an_array(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        offset = archive.getinfo("logits.npy").header_offset
+    data[offset + 300] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        truncate,
+        drop_an_array,
+        add_an_array,
+        pickle_an_array,
+        flip_a_bit_of_an_array,
+        Path.unlink,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"PK\x03\x04"),
+        lambda path: path.write_text("no archive"),
+    ],
+)
+def test_a_damaged_archive_is_named(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
+    path = Path(shutil.copy(BUNDLE / "golden.npz", tmp_path))
+    spoil(path)
+    with pytest.raises(BundleError, match=rf"{re.escape(str(path))}: cannot be read as golden"):
+        read_golden(tmp_path)
+
+
+def report_of(logits: float, maps: float) -> Report:
+    certificate = Certificate(
+        precision="float32", logits=Deviation(reference=1e-6, allowed=4e-6), maps=Deviation(reference=0.0, allowed=0.0)
+    )
+    batches = (BatchResult(num_sequences=1, longest=3, logits=0.0, maps=0.0),
+               BatchResult(num_sequences=2, longest=5, logits=logits, maps=maps))  # fmt: skip
+    return Report(device="cpu", batches=batches, certificate=certificate)
+
+
+@pytest.mark.parametrize(
+    ("logits", "maps", "passed"),
+    [
+        (4e-6, 0.0, True),
+        (4.1e-6, 0.0, False),
+        (0.0, 1e-30, False),
+        (float("inf"), 0.0, False),
+        (0.0, float("inf"), False),
+    ],
+)
+def test_the_verdict(logits: float, maps: float, passed: bool) -> None:
+    report = report_of(logits, maps)
+    assert report.passed == passed
+    assert ("within the certificate" in report.table()) == passed
+    assert ("OUTSIDE THE CERTIFICATE" in report.table()) != passed
+
+
+def test_the_table() -> None:
+    assert report_of(2e-6, 0.0).table().splitlines() == [
+        "largest differences from PyTorch float64, on cpu:",
+        "sequences  longest    logits      maps",
+        "        1        3   0.0e+00   0.0e+00",
+        "        2        5   2.0e-06   0.0e+00",
+        "           allowed   4.0e-06   0.0e+00",
+        "within the certificate",
+    ]
