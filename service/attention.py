@@ -143,8 +143,7 @@ def diagnose(
         if "entropy" in diagnostics:
             # log2 of 0 is avoided by a select: a weight of 0 adds 0.
             logs = np.log2(weights, out=np.zeros_like(weights), where=weights > 0)
-            # From 0, not negated: a row that sees one key has an entropy of 0, and -0 would be printed as such.
-            entropy = 0.0 - np.einsum("hqk,hqk->hq", weights, logs, dtype=np.float64)
+            entropy = -np.einsum("hqk,hqk->hq", weights, logs, dtype=np.float64)
             add("entropy_bits", entropy.sum(1), len(steps))
             several = num_seen > 1
             normalised = entropy[:, several] / np.log2(num_seen[several])

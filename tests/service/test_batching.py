@@ -177,8 +177,9 @@ def test_a_worker_that_ends_leaves_nobody_waiting(make):
 
     async def ask():
         first = await hold(model, batcher)
-        others = [asyncio.create_task(batcher.submit([job(1)])) for _ in range(2)]
-        await until(lambda: batcher.num_waiting == 2)
+        # Of each, every sequence is told that the worker ended, and only the first may end the request.
+        others = [asyncio.create_task(batcher.submit([job(1), job(2)])) for _ in range(2)]
+        await until(lambda: batcher.num_waiting == 4)
         model.gate.set()
         assert numbers(await first) == [0]
         for failed in await asyncio.gather(*others, return_exceptions=True):
@@ -236,6 +237,24 @@ def test_work_of_a_client_who_left_is_not_run(make):
 
     assert asyncio.run(ask()) == ([0], [3], True)
     assert model.batches == [[0], [3]]
+
+
+def test_the_worker_outlives_a_queue_that_everyone_has_left(make):
+    model, batcher = make(Model(is_open=False))
+
+    async def ask():
+        first = await hold(model, batcher)
+        leaving = asyncio.create_task(batcher.submit([job(1)]))
+        await until(lambda: batcher.num_waiting == 1)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        model.gate.set()
+        await first
+        await until(lambda: batcher.num_waiting == 0)
+        return numbers(await batcher.submit([job(2)]))
+
+    assert asyncio.run(ask()) == [2]
+    assert model.batches == [[0], [2]]
 
 
 def test_a_client_who_leaves_while_its_batch_runs_disturbs_nobody(make):
@@ -315,6 +334,30 @@ def test_memory_bounds_a_batch(make):
 
     asyncio.run(ask())
     assert model.batches == [[0], [1, 2, 3], [4, 5]]
+
+
+def test_who_comes_while_a_batch_is_chosen_is_not_forgotten(make):
+    choosing, go_on = threading.Semaphore(0), threading.Event()
+
+    class Slow(Cost):
+        def seconds(self, shape):
+            choosing.release()
+            go_on.wait()
+            return super().seconds(shape)
+
+    model, batcher = make(cost=Slow(**vars(COST)))
+
+    async def ask():
+        first = asyncio.create_task(batcher.submit([job(1), job(2, length=2)]))
+        await asyncio.to_thread(choosing.acquire)
+        # The event loop is not held up by the choice, and the queue is as long as it looks.
+        second = asyncio.create_task(batcher.submit([job(3)]))
+        await until(lambda: batcher.num_waiting == 3)
+        go_on.set()
+        return numbers(await first), numbers(await second)
+
+    assert asyncio.run(ask()) == ([1, 2], [3])
+    assert model.batches[0] == [1]
 
 
 def test_time_bounds_a_batch(make):
