@@ -14,6 +14,7 @@ import attnserve
 from attnserve import bundle
 from attnserve.bundle import Certificate, Layer, Manifest, Provenance
 from attnserve.export.attach import attach_bodies, strip_metadata
+from attnserve.export.canonical import canonicalise
 from attnserve.export.captures import add_captures, make_head_scale_optional
 from attnserve.export.golden import record_golden
 from attnserve.export.publish import check_destination, publishing
@@ -75,8 +76,9 @@ def _build(
     onnx.save(graph, folder / bundle.MODEL_FILE)
     (folder / "weights").mkdir()
     for weighting in dict.fromkeys(layer.weighting for layer in layers):
-        onnx.save(WEIGHTS[weighting].to_model_proto(), folder / bundle.weights_file(weighting))
-        onnx.save(NORMALISERS[weighting].to_model_proto(), folder / bundle.normaliser_file(weighting))
+        graphs = {bundle.weights_file: WEIGHTS, bundle.normaliser_file: NORMALISERS}
+        for name_file, functions in graphs.items():
+            onnx.save(canonicalise(functions[weighting].to_model_proto()), folder / name_file(weighting))
     report("golden     PyTorch's float64 answers and its own float32 error")
     golden, certificate = record_golden(model)
     write_golden(folder, golden)
