@@ -27,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 command.add_arguments(subparser)
         parsed = parser.parse_args(given)
         return COMMANDS[parsed.command].run(parsed)
+    except KeyboardInterrupt:
+        # What was begun has cleaned up behind itself; a traceback would only hide that. 130 is the shell's number.
+        print(f"attnserve: {chosen} was interrupted", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:

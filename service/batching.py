@@ -1,6 +1,6 @@
 """`Batcher`: one queue and one worker thread per engine. No polling, no sleeps.
 
-A free engine takes what is waiting now. The worker cannot end without failing every waiting future.
+A free engine takes what is waiting now, in turns between requests. The worker cannot end without failing every waiting future.
 """
 
 import asyncio
@@ -57,6 +57,8 @@ class _Waiting:
     job: Job
     request: _Request
     place: int
+    turn: int
+    """When it is due: sequences of several requests take turns."""
 
 
 class Batcher:
@@ -93,6 +95,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self._running: list[_Waiting] = []
+        self._turn = 0
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -134,7 +137,12 @@ class Batcher:
                     f"{len(self._waiting)} sequences are waiting and at most {self._max_queue} may; "
                     f"{len(jobs)} more were sent"
                 )
-            self._waiting.extend(_Waiting(job=job, request=request, place=place) for place, job in enumerate(jobs))
+            # A request's n-th sequence is due n turns after the one being served: thousands in one request do not hold
+            # up those of others, and since turns only rise nobody waits for ever.
+            self._waiting.extend(
+                _Waiting(job=job, request=request, place=place, turn=self._turn + place)
+                for place, job in enumerate(jobs)
+            )
             self._changed.notify()
         return await asyncio.wrap_future(request.future)
 
@@ -172,6 +180,7 @@ class Batcher:
             # Choosing from a long queue takes milliseconds, for which `submit`, on the event loop, must not wait.
             # Meanwhile others may only join at the end.
             present = [waiting for waiting in queue if not waiting.request.is_over]
+            present.sort(key=lambda waiting: waiting.turn)
             places = take_batch(
                 (len(waiting.job.tokens) for waiting in present),
                 self._cost,
@@ -183,6 +192,7 @@ class Batcher:
             with self._changed:
                 self._waiting = deque([*left, *itertools.islice(self._waiting, len(queue), None)])
                 self._running = [present[place] for place in places]
+                self._turn = max([self._turn, *(waiting.turn for waiting in self._running[:1])])
             if self._running:
                 return self._running
 

@@ -1,7 +1,6 @@
 """`attnserve bench`: what the engine and its queue cost beyond bare ONNX Runtime, as ratios of CPU time in one run.
 
-Each ratio divides two CPU times of this process, all its threads included, taken alternately; the median of the rounds
-is reported. CPU time, because the machine may be shared; ratios, because machines differ.
+Each ratio divides two CPU times of this process, all its threads included: medians of rounds taken alternately. CPU time, because the machine may be shared; ratios, because machines differ.
 """
 
 import argparse
@@ -119,7 +118,7 @@ def compare(
         theirs.append(cpu_seconds(bare))
     return Ratio(
         name=name,
-        ratio=statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True)),
+        ratio=statistics.median(ours) / statistics.median(theirs),
         seconds=statistics.median(ours),
         baseline_seconds=statistics.median(theirs),
         num_batches=len(formed),

@@ -55,6 +55,10 @@ class Catalogue:
         self._is_stopping = False
         if not self.repository.is_dir():
             raise BundleError(f"repository: expected a folder of bundles, got {self.repository}")
+        if (self.repository / MANIFEST_FILE).exists() or find_versions(self.repository):
+            raise BundleError(
+                f"repository: expected the folder above MODEL/VERSION, got {self.repository}, which is a model or bundle"
+            )
         self.names = find_models(self.repository)
         """Every model of the repository: served, failed or yet to be loaded."""
 
@@ -111,6 +115,10 @@ class Catalogue:
         if name in self.failures:
             return f"cannot be served: {self.failures[name]}"
         return "has stopped" if name in self.models else "is being loaded"
+
+    def versions_of(self, name: str) -> list[int]:
+        """Versions of a model that the repository holds, oldest first."""
+        return find_versions(self.repository / name)
 
     def close(self) -> None:
         """Finish what is queued and stop every worker."""

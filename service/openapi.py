@@ -94,10 +94,11 @@ PROBLEM_SCHEMA = _inline(
 )
 PROBLEM_SCHEMA.pop("$defs")
 
+# Answers of the models that `make serve` serves, to the first example of each request.
 ENTRIES = [
-    {"id": 3, "label": "s3", "probability": 0.9981689, "logit": 14.212305},
-    {"id": 6, "label": "s6", "probability": 0.0006012341, "logit": 6.7976837},
-    {"id": 1, "label": "s1", "probability": 0.0004312569, "logit": 6.4654617},
+    {"id": 0, "label": "s0", "probability": 0.9999942, "logit": 13.640566},
+    {"id": 4, "label": "s4", "probability": 0.0000021840863, "logit": 0.60625863},
+    {"id": 3, "label": "s3", "probability": 0.000001864509, "logit": 0.4480588},
 ]
 PREDICTED: dict[str, Any] = {
     "model": "nt-expressive",
@@ -113,19 +114,19 @@ ATTENDED: dict[str, Any] = {
     "layers": [0],
     "variants": ["expressive"],
     "heads": [0],
-    "queries": [[7]],
+    "queries": [[0, 1, 2, 3, 4, 5, 6, 7]],
     "diagnostics": [
         {
             "sequence": 0,
             "layer": 0,
             "head": 0,
             "variant": "expressive",
-            "entropy_bits": 1.2451,
-            "entropy_normalised": 0.41503334,
-            "distance": 3.5,
-            "sink": 0.015625,
-            "previous_token": 0.5,
-            "self": 0.25,
+            "entropy_bits": 0.8765073,
+            "entropy_normalised": 0.40178007,
+            "distance": 0.9146648,
+            "sink": 0.21883543,
+            "previous_token": 0.044021115,
+            "self": 0.7768908,
         }
     ],
 }
@@ -142,7 +143,7 @@ SUMMARY: dict[str, Any] = {
 FAILED: dict[str, Any] = {
     "name": "nt-unfinished",
     "version": None,
-    "versions": [],
+    "versions": [1],
     "ready": False,
     "reason": "cannot be served: nt-unfinished/1/model.onnx: listed in the manifest, but missing",
 }
@@ -152,7 +153,7 @@ MODEL: dict[str, Any] = {
     "causal": True,
     "vocabulary_size": 8,
     "labels": ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"],
-    "card": {"symbols": 8, "delay": 16},
+    "card": {"symbols": 8, "delay": 8},
     "device": "cpu",
 }
 

@@ -197,7 +197,8 @@ def _json(document: Any) -> Response:
 
 def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> dict[str, Any]:
     if model is None or not model.batcher.is_open:
-        return {"name": name, "version": None, "versions": [], "ready": False, "reason": catalogue.explain(name)}
+        versions = catalogue.versions_of(name)
+        return {"name": name, "version": None, "versions": versions, "ready": False, "reason": catalogue.explain(name)}
     manifest = model.manifest
     return {
         "name": name,

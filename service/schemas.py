@@ -52,7 +52,7 @@ class AttentionBody(Selection):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"sequences": [[3, 1, 4, 1, 5, 2, 6, 5]]},
+                {"sequences": [[3, 1, 4, 1, 5, 2, 6, 5]], "top_k": 3},
                 {"sequences": [[3, 1, 4]], "layers": [0], "heads": [0], "queries": "last", "quantity": "weights"},
             ]
         }

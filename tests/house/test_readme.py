@@ -1,4 +1,4 @@
-"""The README is run: its shell and Python blocks in order, in an empty folder, against the committed models."""
+"""What is printed is what the committed models answer: README's blocks, run in order, docs/api.md and OpenAPI."""
 
 import json
 import math
@@ -47,6 +47,27 @@ def test_blocks_run_and_answers_are_as_printed(committed: Served, tmp_path: Path
             printed = process.stdout
             if "curl" in text:
                 assert "predictions" in json.loads(printed), printed
+
+
+@pytest.mark.http
+@pytest.mark.export
+def test_answers_of_the_api_page_are_as_printed(committed: Served) -> None:
+    page = README.with_name("docs").joinpath("api.md").read_text("utf-8")
+    found = re.findall(r"^```http\nPOST (\S+)\n(.*?)^```$.*?^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    answered = [example for example in found if '"predictions"' in example[2]]
+    assert len(answered) == 3
+    for path, body, shown in answered:
+        assert_close(committed.client.post(path, content=body).json(), json.loads(shown))
+
+
+@pytest.mark.http
+@pytest.mark.export
+@pytest.mark.parametrize("route", ["predict", "attention"])
+def test_answers_in_openapi_are_as_printed(committed: Served, route: str) -> None:
+    operation = committed.client.get("/openapi.json").json()["paths"][f"/v1/models/{{model}}/{route}"]["post"]
+    example = next(iter(operation["requestBody"]["content"]["application/json"]["examples"].values()))
+    shown = operation["responses"]["200"]["content"]["application/json"]["example"]
+    assert_close(committed.ask(route, example["value"], model="nt-expressive"), shown)
 
 
 def assert_close(found: Any, shown: Any) -> None:

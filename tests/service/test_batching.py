@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attnserve.service.batching import Batcher
-from attnserve.service.cost import Cost
+from attnserve.service.cost import Cost, Shape
 from attnserve.service.engine import Answer, Job
 from attnserve.service.problems import InternalError, Overloaded, TooLarge, Unavailable
 
@@ -130,10 +130,38 @@ def test_only_the_culprit_fails(make, caplog, error):
     assert (numbers(first), numbers(before), numbers(after)) == ([0], [1], [4, 5])
     assert isinstance(culprit, InternalError)
     # One by one, and no more of the request that has failed already.
-    assert model.batches == [[0], [1, 2, POISON, 3, 4, 5], [1], [2], [POISON], [4], [5]]
+    assert model.batches == [[0], [1, 2, 4, POISON, 5, 3], [1], [2], [4], [POISON], [5]]
     assert batcher.is_open
     assert "poisoned" in caplog.text
     assert str(POISON) not in caplog.text
+
+
+def test_a_request_of_many_sequences_does_not_hold_up_one_of_a_few(make):
+    class Joined(Model):
+        def run(self, jobs):
+            if int(jobs[0].tokens[0]) == 3:
+                # Others come while the long request is half done.
+                arriving.extend(
+                    asyncio.run_coroutine_threadsafe(batcher.submit([job(number) for number in few]), loop)
+                    for few in ([10], [20, 21])
+                )
+                while batcher.num_waiting < 6:
+                    pass
+            return super().run(jobs)
+
+    async def ask():
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        await batcher.submit([job(number) for number in range(1, 7)])
+        for one in arriving:
+            await asyncio.wrap_future(one)
+
+    loop, arriving = None, []
+    # Room for one sequence of one step in a batch.
+    model, batcher = make(Joined(), max_batch_bytes=COST.bytes(Shape().add(1)))
+    asyncio.run(ask())
+    order = [batch[0] for batch in model.batches]
+    assert order == [1, 2, 3, 10, 20, 4, 21, 5, 6]
 
 
 @pytest.mark.parametrize("change", [-1, 1])
