@@ -37,6 +37,17 @@ def from_json(kind: type[Record], document: Any, where: str = "") -> Record:
     return typing.cast(Record, _convert(kind, document, where))
 
 
+def check_types(record: Any) -> None:
+    """Hold a dataclass made in Python to what `from_json` would accept, so that it can be written and read again.
+
+    Raises:
+        RecordError: a field is of another type; the message names it.
+    """
+    hints = typing.get_type_hints(type(record))
+    for field in dataclasses.fields(record):
+        _convert(hints[field.name], to_json(getattr(record, field.name)), field.name)
+
+
 def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:

@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# The recipe never overwrites a checkpoint; these are in git.
+rm -rf checkpoints/nt-expressive checkpoints/nt-elliptical checkpoints/nt-dot-product
+
 attnserve train nt --symbols 8 --delay 8 --variant expressive --width 48 --mlp-ratio 2.0 --bias \
     --positions rotary --rotary-base 0.1 --window 32 --seed 1 --steps 1500 --length 512 \
     --curriculum 300 --optimizer adamw --cooldown 900 --out checkpoints/nt-expressive

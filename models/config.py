@@ -7,6 +7,7 @@ from typing import Any
 
 from attnserve.models.attention.elliptical import check_choice, check_scope
 from attnserve.models.attention.layer import AttentionConfig
+from attnserve.records import check_types
 
 FORMAT_VERSION = 1
 TASKS = ("next_token",)
@@ -48,6 +49,7 @@ class TransformerConfig:
         Raises:
             ValueError: names the field, what was expected and what came.
         """
+        check_types(self)
         if self.format_version != FORMAT_VERSION:
             raise ValueError(f"format_version: this release reads {FORMAT_VERSION}, got {self.format_version}")
         check_choice("task", self.task, TASKS)
@@ -120,6 +122,8 @@ def layers_of(variant: str, num_layers: int, **options: Any) -> tuple[AttentionC
 
     Elliptical begins with the dot-product layer it needs, with all options but those of the metric.
     """
+    if num_layers < 1:
+        raise ValueError(f"num_layers: expected an integer >= 1, got {num_layers}")
     layer = AttentionConfig(variant=variant, **options)
     if variant != "elliptical":
         return (layer,) * num_layers

@@ -146,9 +146,23 @@ class Transformer(nn.Module):
             hidden.append(x)
         return Output(logits=self.unembedding(self.final_norm(x[rows])), hidden=hidden)
 
+    def _check_ids(self, field: str, sequence: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
+        ids, size, longest = np.asarray(sequence), self.config.vocabulary_size, self.config.max_length
+        if ids.ndim != 1 or not 1 <= len(ids) <= longest:
+            raise ValueError(f"{field}: expected a list of 1 to {longest} ids, got shape {list(ids.shape)}")
+        if not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() >= size:
+            raise ValueError(f"{field}: expected integers from 0 to {size - 1}, got others")
+        return ids.astype(np.int64)
+
     def predict(self, sequences: Sequence[NDArray[np.int64] | Sequence[int]]) -> list[Tensor]:
-        """Logits of every position of every sequence, [n, W] each, from one packed forward pass."""
-        packed = pack([np.asarray(sequence, np.int64) for sequence in sequences])
+        """Logits of every position of every sequence, [n, W] each, from one packed forward pass.
+
+        Raises:
+            ValueError: no sequence, or one that is empty, too long or not of ids; names it.
+        """
+        if not len(sequences):
+            raise ValueError("sequences: expected at least one, got none")
+        packed = pack([self._check_ids(f"sequences[{index}]", ids) for index, ids in enumerate(sequences)])
         device = self.token_embedding.weight.device
         tokens, positions, slots = (
             torch.from_numpy(array).to(device) for array in (packed.tokens, packed.positions, packed.slots)

@@ -1,6 +1,7 @@
 """`Batcher`: one queue and one worker thread per engine. No polling, no sleeps.
 
-A free engine takes what is waiting now, in turns between requests. The worker cannot end without failing every waiting future.
+A free engine takes what is waiting now; requests take turns. The worker cannot end without failing every waiting
+future.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """`attnserve bench`: what the engine and its queue cost beyond bare ONNX Runtime, as ratios of CPU time in one run.
 
-Each ratio divides two CPU times of this process, all its threads included: medians of rounds taken alternately. CPU time, because the machine may be shared; ratios, because machines differ.
+Each ratio divides two CPU times of this process, all its threads included: medians of rounds taken alternately. CPU
+time, because the machine may be shared; ratios, because machines differ.
 """
 
 import argparse

@@ -57,7 +57,7 @@ class Catalogue:
             raise BundleError(f"repository: expected a folder of bundles, got {self.repository}")
         if (self.repository / MANIFEST_FILE).exists() or find_versions(self.repository):
             raise BundleError(
-                f"repository: expected the folder above MODEL/VERSION, got {self.repository}, which is a model or bundle"
+                f"repository: expected the folder above MODEL/VERSION, got a model or bundle: {self.repository}"
             )
         self.names = find_models(self.repository)
         """Every model of the repository: served, failed or yet to be loaded."""

@@ -12,6 +12,7 @@ from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.elliptical import SCALINGS, check_choice, check_scope, elliptical_metric
 from attnserve.models.attention.packed import attend, heads_per_key
 from attnserve.models.attention.variant import Variant
+from attnserve.records import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class AttentionConfig:
         Raises:
             ValueError: names the field, what was expected and what came.
         """
+        check_types(self)
         check_choice("variant", self.variant, tuple(VARIANTS))
         elliptical = self.variant == "elliptical"
         for field in ("epsilon", "softcap"):

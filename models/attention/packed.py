@@ -4,6 +4,8 @@ This is the only place in `models` where padding exists. `slots [B, N]` holds th
 and T where there is none; everything else works on the T rows alone.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -79,7 +81,15 @@ def attend(
     window: int = 0,
     softcap: float = 0.0,
 ) -> Float[Tensor, "T H V"]:
-    """Attend within each sequence of a packed batch, with any weighting; differentiable."""
+    """Attend within each sequence of a packed batch, with any weighting; differentiable.
+
+    Raises:
+        ValueError: an option no formula has a meaning for; names it.
+    """
+    for option, number, least in (("scale", scale, None), ("epsilon", epsilon, 0), ("window", window, 0)):
+        if not math.isfinite(number) or (least is not None and number < least):
+            expected = "a finite number" if least is None else f"a finite number >= {least}"
+            raise ValueError(f"{option}: expected {expected}, got {number!r}")
     group = heads_per_key(query, key)
     num_rows = query.shape[0]
     scores = attention_scores(gather_steps(query, slots), gather_steps(key, slots), scale=scale, softcap=softcap)

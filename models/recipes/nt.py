@@ -8,6 +8,8 @@ import argparse
 import dataclasses
 import platform
 import shlex
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 import attnserve
 from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.elliptical import SCALINGS, SCOPES
-from attnserve.models.checkpoint import save_checkpoint
+from attnserve.models.checkpoint import CONFIG_FILE, save_checkpoint
 from attnserve.models.config import POSITIONS, TransformerConfig, layers_of
 from attnserve.models.recipes.accuracy import free_running_accuracy, greedy, teacher_forced_accuracy
 from attnserve.models.recipes.conditioning import measure_conditioning, observe
@@ -120,6 +122,8 @@ def run(arguments: argparse.Namespace) -> int:
         cooldown=arguments.cooldown,
     )
     model = Transformer(config_of(arguments, task, lengths), seed=arguments.seed)
+    # Before minutes of training, not after.
+    check_folder(arguments.out)
     threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     try:
@@ -137,6 +141,23 @@ def run(arguments: argparse.Namespace) -> int:
     save_checkpoint(model, arguments.out, card)
     print(f"saved {arguments.out}")
     return 0
+
+
+def check_folder(out: str) -> None:
+    """Refuse a folder that holds a checkpoint or cannot be written; it exists afterwards.
+
+    Raises:
+        ValueError: names `out`.
+    """
+    folder = Path(out)
+    if (folder / CONFIG_FILE).exists():
+        raise ValueError(f"out: {folder} holds a checkpoint; remove it or choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"out: {folder} cannot be written: {error}") from None
 
 
 def lengths_of(arguments: argparse.Namespace) -> Lengths:

@@ -14,7 +14,7 @@ import pytest
 
 import attnserve
 from attnserve import bundle
-from attnserve.cli import COMMANDS, main
+from attnserve.cli import COMMANDS, Command, main
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "tests" / "bundles" / "v1"
@@ -270,3 +270,12 @@ def test_what_is_no_fault_of_the_user_keeps_its_traceback(monkeypatch: pytest.Mo
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "attnserve", "--version"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, f"attnserve {attnserve.__version__}\n")
+
+
+def test_an_interrupt_is_one_line(capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "check", Command(summary="", run=interrupt))
+    assert main(["check"]) == 130
+    assert capsys.readouterr().err == "attnserve: check was interrupted\n"

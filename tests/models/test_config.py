@@ -2,6 +2,8 @@ import dataclasses
 import json
 import math
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -182,3 +184,47 @@ def test_a_config_survives_json(document: dict[str, Any]) -> None:
     assert all(written[name] == value for name, value in document.items() if name != "attention")
     for layer, asked in zip(written["attention"], document["attention"], strict=True):
         assert all(layer[name] == value for name, value in asked.items() if value is not None)
+
+
+def test_types_are_those_of_the_file() -> None:
+    """What Python accepts can be saved and read again. In a process without the type hooks of these tests."""
+    code = """
+from attnserve.models import AttentionConfig, Transformer, TransformerConfig, layers_of
+
+sound = {"vocabulary_size": 8, "max_length": 8, "width": 4, "num_heads": 1, "attention": (AttentionConfig(),)}
+model = Transformer(TransformerConfig(**sound))
+for wrong in (
+    lambda: TransformerConfig(**{**sound, "max_length": 32.0}),
+    lambda: TransformerConfig(**{**sound, "vocabulary_size": True}),
+    lambda: TransformerConfig(**{**sound, "causal": 1}),
+    lambda: TransformerConfig(**{**sound, "bias": None}),
+    lambda: TransformerConfig(**{**sound, "labels": tuple(range(8))}),
+    lambda: TransformerConfig(**{**sound, "attention": ["expressive"]}),
+    lambda: layers_of("expressive", 1, window=2.5),
+    lambda: model.predict([1, 2]),
+    lambda: model.predict([[1.5]]),
+    lambda: model.predict([[True]]),
+):
+    try:
+        wrong()
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "max_length: expected int, got float 32.0",
+        "vocabulary_size: expected int, got bool True",
+        "causal: expected bool, got int 1",
+        "bias: expected bool, got NoneType None",
+        "labels[0]: expected str, got int 0",
+        "attention[0]: expected an object, got str 'expressive'",
+        "window: expected int, got float 2.5",
+        "sequences[0]: expected a list of 1 to 8 ids, got shape []",
+        "sequences[0]: expected integers from 0 to 7, got others",
+        "sequences[0]: expected integers from 0 to 7, got others",
+    ], done.stderr
+
+
+def test_a_model_has_layers() -> None:
+    with pytest.raises(ValueError, match=r"^num_layers: expected an integer >= 1, got 0"):
+        layers_of("expressive", 0)

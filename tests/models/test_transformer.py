@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnserve.models import Attention, AttentionConfig, Transformer, TransformerConfig
+from attnserve.models import Attention, AttentionConfig, Transformer, TransformerConfig, layers_of
 from attnserve.models.attention import VARIANTS
 from attnserve.models.config import ACTIVATIONS, POSITIONS
 from attnserve.models.transformer import ACTIVATIONS as FUNCTIONS
@@ -199,3 +199,21 @@ def test_a_model_learns_its_batch(variant: str) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "message"),
+    [
+        ([], "sequences: expected at least one, got none"),
+        ([[1], []], "sequences[1]: expected a list of 1 to 8 ids, got shape [0]"),
+        ([[1] * 9], "sequences[0]: expected a list of 1 to 8 ids, got shape [9]"),
+        ([[1, 5]], "sequences[0]: expected integers from 0 to 4, got others"),
+        ([[-1]], "sequences[0]: expected integers from 0 to 4, got others"),
+    ],
+)
+def test_predict_refuses_what_are_no_ids(sequences: list[list[int]], message: str) -> None:
+    config = TransformerConfig(
+        vocabulary_size=5, max_length=8, width=4, num_heads=1, attention=layers_of("expressive", 1)
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        Transformer(config).predict(sequences)

@@ -231,3 +231,9 @@ def test_a_real_model(copy_bundle, tmp_path):
     finally:
         catalogue.close()
     assert not catalogue.is_ready
+
+
+@pytest.mark.parametrize("inside", ["tiny", "tiny/1"])
+def test_a_folder_below_the_repository_is_refused_with_the_right_one(bundles, inside):
+    with pytest.raises(BundleError, match="expected the folder above MODEL/VERSION"):
+        Catalogue(bundles / inside, Settings())

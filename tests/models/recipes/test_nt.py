@@ -144,3 +144,12 @@ def test_one_script_trains_the_committed_checkpoints() -> None:
 
     cards = [json.loads((CHECKPOINTS / name / "card.json").read_text("utf-8")) for name in NAMES]
     assert commands == [shlex.split(card["command"]) for card in cards]
+
+
+@pytest.mark.parametrize("place", ["taken", "file", "file/below"])
+def test_a_folder_that_cannot_be_used_is_refused_before_training(tmp_path: Path, place: str) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "config.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^out: "):
+        run(parse(f"--variant expressive --symbols 4 --delay 4 --quiet --out {tmp_path / place}"))
