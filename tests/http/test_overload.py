@@ -143,7 +143,7 @@ def test_not_loaded_yet_is_503(make_app):
         assert check_problem(await client.post(PREDICT, json={"sequences": [[1]]}), 503) == "tiny is being loaded"
         check_problem(await client.post("/v1/models/nobody/predict", json={"sequences": [[1]]}), 404)
         (model,) = (await client.get("/v1/models")).json()["models"]
-        assert model == {"name": "tiny", "version": None, "versions": [], "ready": False, "reason": "is being loaded"}
+        assert model == {"name": "tiny", "version": None, "versions": [1], "ready": False, "reason": "is being loaded"}
         assert (await client.get("/healthz")).status_code == 200
 
     talk(app, conversation)
