@@ -156,14 +156,14 @@ class Runtime:
             first = np.maximum(steps - layer.window + 1, 0)
             last = np.minimum(last, steps + layer.window - 1)
         group = layer.num_heads // layer.num_key_heads
-        keys = key[:, [head // group for head in heads]].transpose(1, 0, 2).astype(np.float32)
+        keys = np.ascontiguousarray(key[:, [head // group for head in heads]].transpose(1, 0, 2), np.float32)
         queries = query[:, list(heads)].transpose(1, 0, 2).astype(np.float32)
         block = max(1, MAX_BLOCK_NUMBERS // (len(heads) * length))
         for start in range(0, len(steps), block):
             part = slice(start, start + block)
             feeds = {
                 "query": np.ascontiguousarray(queries[:, part]),
-                "key": np.ascontiguousarray(keys),
+                "key": keys,
                 "first_key": first[part],
                 "last": last[part],
                 "scale": np.array(layer.scale, np.float32),

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from attnserve.bundle import Certificate, Deviation
 from attnserve.golden import Golden, largest_difference
-from attnserve.models.attention.layer import Attention
-from attnserve.models.attention.packed import allowed_keys, attention_scores, gather_steps
+from attnserve.models.attention.recording import recorded_weights
 from attnserve.models.checkpoint import WEIGHTS_FILE, CheckpointError
 from attnserve.models.transformer import Transformer
 
@@ -91,38 +90,13 @@ def record_golden(model: Transformer, *, seed: int = 0) -> tuple[Golden, Certifi
 
 def answer(model: Transformer, sequences: Sequence[NDArray[np.int64]]) -> Answer:
     """Logits and attention weights of one packed forward pass, in the precision of `model`."""
-    with torch.no_grad(), _recorded(model) as layers:
+    with torch.no_grad(), recorded_weights(model) as layers:
         logits = model.predict(sequences)
     maps = []
     for index, sequence in enumerate(sequences):
         per_layer = [weights[index, :, : len(sequence), : len(sequence)] for weights in layers]
         maps.append(torch.stack(per_layer).permute(2, 0, 1, 3))
     return Answer(logits=logits, maps=maps)
-
-
-@contextmanager
-def _recorded(model: Transformer) -> Iterator[list[Tensor]]:
-    """Collect the weights [B, H, N, N] of every attention call, through the same seam that lowering uses."""
-    collected: list[Tensor] = []
-    layers = [module for module in model.modules() if isinstance(module, Attention)]
-    originals = [layer.attend for layer in layers]
-
-    def recording(layer: Attention, query: Tensor, key: Tensor, value: Tensor, slots: Tensor) -> Tensor:
-        config = layer.config
-        scores = attention_scores(
-            gather_steps(query, slots), gather_steps(key, slots), scale=layer.scale, softcap=config.softcap
-        )
-        allowed = allowed_keys(slots, len(query), causal=layer.causal, window=config.window)
-        collected.append(layer.variant.weigh(scores, allowed, epsilon=config.epsilon))
-        return originals[layers.index(layer)](query, key, value, slots)
-
-    try:
-        for layer in layers:
-            layer.attend = lambda *tensors, layer=layer: recording(layer, *tensors)
-        yield collected
-    finally:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.attend = original
 
 
 def _certify(

@@ -5,19 +5,15 @@ re-computes it in another order of operations can agree no better than it agrees
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from attnserve.models.attention.layer import Attention
-from attnserve.models.attention.packed import allowed_keys, attend, attention_scores, gather_steps
-from attnserve.models.attention.variant import Weigh
+from attnserve.models.attention.recording import recorded_weights
 from attnserve.models.transformer import Transformer
 from attnserve.packing import pack
 
@@ -66,38 +62,8 @@ class Observation:
 @torch.no_grad()
 def observe(model: Transformer, tokens: np.ndarray[Any, np.dtype[np.int64]]) -> Observation:
     """Run one sequence and keep its attention weights."""
-    weights: list[Tensor] = []
-    attentions = [module for module in model.modules() if isinstance(module, Attention)]
-    originals = [attention.attend for attention in attentions]
-    # `attend` is the seam the exporter takes hold of too: query and key arrive with metric and rotation folded in.
-    for attention, original in zip(attentions, originals, strict=True):
-        attention.attend = partial(_record, weights, original)
-    try:
-        packed = pack([tokens])
-        arrays = (torch.from_numpy(array) for array in (packed.tokens, packed.positions, packed.slots))
+    packed = pack([tokens])
+    arrays = (torch.from_numpy(array) for array in (packed.tokens, packed.positions, packed.slots))
+    with recorded_weights(model) as weights:
         logits = model(*arrays, torch.arange(len(tokens))).logits
-    finally:
-        for attention, original in zip(attentions, originals, strict=True):
-            attention.attend = original
-    return Observation(logits=logits, weights=weights)
-
-
-def _record(
-    weights: list[Tensor],
-    original: Callable[..., Tensor],
-    query: Float[Tensor, "T H E"],
-    key: Float[Tensor, "T K E"],
-    value: Float[Tensor, "T K V"],
-    slots: Int[Tensor, "B N"],
-) -> Float[Tensor, "T H V"]:
-    assert isinstance(original, partial)
-    assert original.func is attend, "the weights are recomputed from the options of `attend`"
-    options = original.keywords
-    weigh: Weigh = original.args[0]
-    scores = attention_scores(
-        gather_steps(query, slots), gather_steps(key, slots), scale=options["scale"], softcap=options["softcap"]
-    )
-    allowed = allowed_keys(slots, len(query), causal=options["causal"], window=options["window"])
-    weights.append(weigh(scores, allowed, epsilon=options["epsilon"])[0])
-    attended: Tensor = original(query, key, value, slots)
-    return attended
+    return Observation(logits=logits, weights=[layer[0] for layer in weights])
