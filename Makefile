@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
 	@# pip comes last into a new environment, so without it one was left half made.
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[export,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[export,recipes,dev]'
 	@touch $@
 
 serve: bundles ## Export the committed checkpoints and serve them on 127.0.0.1, PORT=8000
@@ -58,8 +58,10 @@ lint: install ## Style, formatting, spelling, the Dockerfile
 typecheck: install ## mypy --strict
 	@rm -rf build/lib build/types
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --target build/types .
-	@cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p attnserve \
-	  | sed -E 's#^attnserve/(models|export|service)/#\1/#'
+	@cd build/types; for sources in '-p attnserve' ../../examples; do \
+	  ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache $$sources \
+	    | sed -E 's#^attnserve/(models|export|service)/#\1/#; s#^(\.\./)+##'; \
+	done
 
 bench: install ## Measure the engine against bare ONNX Runtime: ARGS="..."
 	@$(BIN)/python -m benchmarks.engine $(ARGS)

@@ -7,6 +7,8 @@ Standard library only. A bundle holds
     weights/<weighting>.onnx             scores and weights of chosen rows, from captured queries and keys
     weights/<weighting>.normaliser.onnx  the number each row is normalised by
     golden.npz                           recorded truth (`attnserve.golden`)
+    tokenizer.json                       only if the model reads text (`attnserve.text`)
+    model.onnx.data                      only if the weights are large: they are here, not in model.onnx
 """
 
 import hashlib
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attnserve.interface import Interface, check_choice
 from attnserve.records import RecordError, from_json, read_text, to_json
 
 FORMAT_VERSION = 1
@@ -26,13 +29,17 @@ OP_VERSION = 1
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
+MODEL_DATA_FILE = "model.onnx.data"
 GOLDEN_FILE = "golden.npz"
+TOKENIZER_FILE = "tokenizer.json"
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
 # Names of the graph's inputs and outputs.
-TOKENS, POSITIONS, SLOTS, ROWS, CAPTURE, HEAD_SCALE = "tokens", "positions", "slots", "rows", "capture", "head_scale"
+TOKENS, FEATURES = "tokens", "features"
+POSITIONS, SLOTS, ROWS, CAPTURE, HEAD_SCALE = "positions", "slots", "rows", "capture", "head_scale"
 LOGITS = "logits"
 CAPTURES = ("query", "key", "hidden", "value_norm", "metric")
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 class BundleError(ValueError):
@@ -117,6 +124,14 @@ class Certificate:
     logits: Deviation
     maps: Deviation
 
+    def __post_init__(self) -> None:
+        """Refuse a precision that no bundle has.
+
+        Raises:
+            ValueError: names the field.
+        """
+        check_choice("precision", self.precision, PRECISIONS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -131,14 +146,11 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(Interface):
     """The description of a bundle."""
 
     format_version: int
-    task: str
     causal: bool
-    vocabulary_size: int
-    max_length: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
@@ -146,7 +158,8 @@ class Manifest:
     certificate: Certificate
     files: dict[str, str]
     """sha256 of every other file, by its path in the bundle."""
-    labels: tuple[str, ...] | None = None
+    portable: bool = False
+    """Whether the bodies were inlined: no node of domain `attnserve` is left, so no kernel can take its place."""
     card: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -156,9 +169,9 @@ class Manifest:
         Raises:
             ValueError: names the field.
         """
-        for name in ("format_version", "vocabulary_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        super().__post_init__()
+        if self.format_version < 1:
+            raise ValueError(f"format_version: expected at least 1, got {self.format_version}")
         if not self.layers:
             raise ValueError("layers: expected at least one, got none")
         outputs = {tensor.name for tensor in self.outputs}

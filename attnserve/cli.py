@@ -8,8 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import attnserve
+from attnserve.bundle import PRECISIONS
 
-EXTRAS = {"torch": "export", "onnx": "export", "onnxscript": "export", "jaxtyping": "export", "tqdm": "export"}
+EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "jaxtyping": "export",
+    "tqdm": "export",
+    "sklearn": "recipes",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,12 +59,29 @@ def _fail(message: str) -> int:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder with config.json and model.safetensors")
     parser.add_argument("destination", help="REPOSITORY/model/version; must not exist")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of weights and activations; bfloat16 needs a CUDA device to run on (default: float32)",
+    )
+    parser.add_argument(
+        "--portable",
+        action="store_true",
+        help="inline the function bodies: no custom domain in the file, and no kernel can replace them",
+    )
 
 
 def _export(parsed: argparse.Namespace) -> int:
     from attnserve.export import export_checkpoint
 
-    verified = export_checkpoint(parsed.checkpoint, parsed.destination, report=lambda line: print(line, flush=True))
+    verified = export_checkpoint(
+        parsed.checkpoint,
+        parsed.destination,
+        precision=parsed.precision,
+        portable=parsed.portable,
+        report=lambda line: print(line, flush=True),
+    )
     print(verified.table)
     print(f"onnx ReferenceEvaluator, logits: {verified.reference_logits:.1e}")
     return 0
@@ -79,6 +104,7 @@ def _check(parsed: argparse.Namespace) -> int:
         finite = {name: value if math.isfinite(value) else None for name, value in found.items()}
         allowed = {"logits": report.certificate.logits.allowed, "maps": report.certificate.maps.allowed}
         rest = {"device": report.device, "passed": report.passed, "allowed": allowed, "table": report.table()}
+        rest["changed"] = report.num_changed
         print(json.dumps({**finite, **rest}))
     else:
         print(report.table())
@@ -93,17 +119,18 @@ def _variants(_: argparse.Namespace) -> int:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    recipes = parser.add_subparsers(dest="recipe", required=True, metavar="RECIPE")
-    nt = recipes.add_parser("nt", help="x(t) = x(t-1) + x(t-delay) mod symbols, one next token at a time")
-    from attnserve.models.recipes.nt import add_arguments
+    from attnserve.models.recipes import digits, nt, text
 
-    add_arguments(nt)
+    recipes = parser.add_subparsers(dest="recipe", required=True, metavar="RECIPE")
+    for name, recipe in {"digits": digits, "nt": nt, "text": text}.items():
+        subparser = recipes.add_parser(name, help=recipe.SUMMARY, description=recipe.SUMMARY)
+        recipe.add_arguments(subparser)
+        subparser.set_defaults(run_recipe=recipe.run)
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from attnserve.models.recipes.nt import run
-
-    return run(parsed)
+    exit_code: int = parsed.run_recipe(parsed)
+    return exit_code
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

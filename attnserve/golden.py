@@ -14,29 +14,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import GOLDEN_FILE, LOGITS, BundleError, Certificate
+from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError, Certificate
 from attnserve.packing import pack
 from attnserve.runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """The truth about a few sequences; S sequences, T rows in all, W vocabulary, P map rows."""
+    """The truth about a few sequences; S sequences, T rows in all, W vocabulary or classes, P map rows."""
 
-    tokens: NDArray[np.int64]
-    """[T] ids of all sequences, one after the other."""
+    inputs: NDArray[Any]
+    """[T] ids or [T, F] feature vectors of all sequences, one after the other, leading rows included."""
     lengths: NDArray[np.int64]
-    """[S] steps of each sequence."""
+    """[S] rows of each sequence."""
     batch_sizes: NDArray[np.int64]
     """Number of sequences of each batch."""
     batch_members: NDArray[np.int64]
     """Sequences of all batches, one batch after the other."""
     logit_rows: NDArray[np.int64]
-    """[R] rows of `tokens` whose logits are recorded, ascending."""
+    """[R] rows of `inputs` whose logits are recorded, ascending; of classify_sequence the row that speaks for each."""
     logits: NDArray[np.float64]
     """[R, W] PyTorch float64."""
     map_rows: NDArray[np.int64]
-    """[P] rows of `tokens` whose weights are recorded, ascending."""
+    """[P] rows of `inputs` whose weights are recorded, ascending."""
     maps: NDArray[np.float64]
     """[P, layers, heads, longest sequence] PyTorch float64; 0 beyond a sequence's own end."""
 
@@ -46,11 +46,14 @@ class Golden:
         Raises:
             ValueError: names the array.
         """
-        for name in ("tokens", "lengths", "batch_sizes", "batch_members", "logit_rows", "map_rows"):
-            array = getattr(self, name)
-            if array.dtype != np.int64 or array.ndim != 1 or not len(array) or array.min() < 0:
-                raise ValueError(f"{name}: expected int64 [n] of numbers >= 0, got {array.dtype} {list(array.shape)}")
-        num_rows, num_maps = len(self.tokens), len(self.map_rows)
+        for name in ("lengths", "batch_sizes", "batch_members", "logit_rows", "map_rows"):
+            _check_indices(name, getattr(self, name))
+        if _kind_of(self.inputs) == TOKENS:
+            _check_indices(TOKENS, self.inputs)
+        elif self.inputs.dtype != np.float32 or self.inputs.ndim != 2 or not np.isfinite(self.inputs).all():
+            got = f"{self.inputs.dtype} {list(self.inputs.shape)}"
+            raise ValueError(f"{FEATURES}: expected finite float32 [rows, features], got {got}")
+        num_rows, num_maps = len(self.inputs), len(self.map_rows)
         if self.lengths.min() < 1 or self.lengths.sum() != num_rows:
             raise ValueError(f"lengths: expected numbers >= 1 that add up to {num_rows}, got {self.lengths.sum()}")
         if self.batch_sizes.min() < 1 or self.batch_sizes.sum() != len(self.batch_members):
@@ -69,14 +72,19 @@ class Golden:
             raise ValueError(f"maps: expected [rows, layers, heads, {self.lengths.max()}], got {list(self.maps.shape)}")
 
     @property
-    def sequences(self) -> list[NDArray[np.int64]]:
+    def sequences(self) -> list[NDArray[Any]]:
         """The sequences, one array each."""
-        return np.split(self.tokens, np.cumsum(self.lengths)[:-1])
+        return np.split(self.inputs, np.cumsum(self.lengths)[:-1])
 
     @property
     def batches(self) -> list[NDArray[np.int64]]:
         """The batches, as arrays of sequence numbers."""
         return np.split(self.batch_members, np.cumsum(self.batch_sizes)[:-1])
+
+
+def _check_indices(name: str, array: NDArray[Any]) -> None:
+    if array.dtype != np.int64 or array.ndim != 1 or not len(array) or array.min() < 0:
+        raise ValueError(f"{name}: expected int64 [n] of numbers >= 0, got {array.dtype} {list(array.shape)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,8 @@ class BatchResult:
     longest: int
     logits: float
     maps: float
+    num_changed: int
+    """Answers whose likeliest class is another one, though the truth's margin is too large for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +118,16 @@ class Report:
         return max(batch.maps for batch in self.batches)
 
     @property
+    def num_changed(self) -> int:
+        """Answers whose likeliest class changed; see `BatchResult`."""
+        return sum(batch.num_changed for batch in self.batches)
+
+    @property
     def passed(self) -> bool:
-        """Whether both are within the certificate; NaN is not."""
-        return self.logits <= self.certificate.logits.allowed and self.maps <= self.certificate.maps.allowed
+        """Whether all is within the certificate; NaN is not."""
+        certificate = self.certificate
+        within = self.logits <= certificate.logits.allowed and self.maps <= certificate.maps.allowed
+        return within and not self.num_changed
 
     def table(self) -> str:
         """The report as text, for people."""
@@ -122,9 +139,10 @@ class Report:
         certificate = self.certificate
         allowed = f"{'allowed':>18}  {certificate.logits.allowed:>8.1e}  {certificate.maps.allowed:>8.1e}"
         verdict = "within the certificate" if self.passed else "OUTSIDE THE CERTIFICATE"
-        return "\n".join(
-            [f"largest differences from PyTorch float64, on {self.device}:", head, *lines, allowed, verdict]
-        )
+        if self.num_changed:
+            verdict += f": {self.num_changed} answers name another class though the margin is large"
+        title = f"largest differences of {certificate.precision} from PyTorch float64, on {self.device}:"
+        return "\n".join([title, head, *lines, allowed, verdict])
 
 
 def read_golden(folder: str | os.PathLike[str]) -> Golden:
@@ -137,18 +155,41 @@ def read_golden(folder: str | os.PathLike[str]) -> Golden:
     try:
         # Opened here: numpy leaves a file open that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Golden(**{name: arrays[name] for name in arrays.files})
+            named = {name: arrays[name] for name in arrays.files}
+            kinds = [name for name in (TOKENS, FEATURES) if name in named]
+            if len(kinds) != 1:
+                raise ValueError(f"expected either {TOKENS} or {FEATURES}, got {kinds}")
+            inputs = named.pop(kinds[0])
+            if _kind_of(inputs) != kinds[0]:
+                expected = "int64 [rows]" if kinds[0] == TOKENS else "float32 [rows, features]"
+                raise ValueError(f"{kinds[0]}: expected {expected}, got {inputs.dtype} {list(inputs.shape)}")
+            return Golden(inputs=inputs, **named)
     except Exception as error:  # numpy, zipfile and zlib raise a dozen types at a damaged archive.
         raise BundleError(f"{path}: cannot be read as golden: {error}") from None
 
 
 def write_golden(folder: Path, golden: Golden) -> None:
     """Write `golden.npz`."""
-    np.savez_compressed(folder / GOLDEN_FILE, **vars(golden))
+    arrays = dict(vars(golden))
+    inputs = arrays.pop("inputs")
+    np.savez_compressed(folder / GOLDEN_FILE, **{_kind_of(inputs): inputs}, **arrays)
+
+
+def _kind_of(inputs: NDArray[Any]) -> str:
+    """Ids have one dimension, feature vectors two."""
+    return FEATURES if inputs.ndim > 1 else TOKENS
 
 
 def replay(runtime: Runtime, golden: Golden, progress: Callable[[int], Any] = lambda _: None) -> Report:
-    """Run every batch of `golden` and measure the largest differences; `progress` is told each batch's number."""
+    """Run every batch of `golden` and measure the largest differences; `progress` is told each batch's number.
+
+    Raises:
+        BundleError: golden is of a model that reads something else.
+    """
+    expected, got = TOKENS if runtime.manifest.num_features is None else FEATURES, _kind_of(golden.inputs)
+    if golden.inputs.shape[1:] != (() if expected == TOKENS else (runtime.manifest.num_features,)):
+        sizes = f"{got} {list(golden.inputs.shape)}"
+        raise BundleError(f"{runtime.folder / GOLDEN_FILE}: expected {expected}, as the manifest says, got {sizes}")
     results = []
     for number, members in enumerate(golden.batches):
         results.append(_replay_batch(runtime, golden, members))
@@ -172,7 +213,7 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
     rows, expected_logits = _rows_in_batch(golden, members, golden.logit_rows)
     map_rows, expected_maps = _rows_in_batch(golden, members, golden.map_rows)
     names = [layer.captures[kind] for layer in manifest.layers for kind in ("query", "key")]
-    everything = np.arange(len(packed.tokens))
+    everything = np.arange(len(packed.inputs))
     outputs = runtime.run(packed, rows, [LOGITS, *names], capture=everything)
     # What an ordinary prediction is: nothing captured.
     plain = runtime.run(packed, rows, [LOGITS])
@@ -191,12 +232,26 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
             found.append(np.concatenate([block.weights for block in blocks], axis=1).transpose(1, 0, 2))
         maps = max(maps, largest_difference(np.stack(found, axis=1), expected_weights[..., :length]))
     expected = golden.logits[expected_logits]
+    answers = (plain[LOGITS], outputs[LOGITS])
     return BatchResult(
         num_sequences=len(members),
         longest=max(packed.lengths),
-        logits=max(largest_difference(plain[LOGITS], expected), largest_difference(outputs[LOGITS], expected)),
+        logits=max(largest_difference(found, expected) for found in answers),
         maps=maps,
+        num_changed=max(_count_changed(found, expected, manifest.certificate) for found in answers),
     )
+
+
+def _count_changed(found: NDArray[Any], expected: NDArray[np.float64], certificate: Certificate) -> int:
+    """Answers whose likeliest class is not the truth's, where the truth's margin is over twice PyTorch's own error.
+
+    In float32 differences are so small that their bound alone says all there is to say.
+    """
+    if certificate.precision == "float32" or found.shape != expected.shape or expected.shape[1] < 2:
+        return 0
+    second, first = np.partition(expected, -2, axis=1)[:, -2:].T
+    clear = first - second > 2 * certificate.logits.reference
+    return int((found.argmax(1) != expected.argmax(1))[clear].sum())
 
 
 def _rows_in_batch(

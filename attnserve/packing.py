@@ -6,6 +6,7 @@ and T where there is none, so that no layer but attention ever sees padding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 class Packed:
     """A batch in packed form: T rows, B sequences, N steps of the longest."""
 
-    tokens: NDArray[np.int64]
-    """[T] ids of all sequences, one after the other."""
+    inputs: NDArray[Any]
+    """[T] ids (int64) or [T, F] feature vectors (float32) of all sequences, one after the other."""
     positions: NDArray[np.int64]
     """[T] step of each row within its sequence."""
     slots: NDArray[np.int64]
@@ -30,18 +31,23 @@ class Packed:
         return [int(row) for row in self.slots[:, 0]]
 
 
-def pack(sequences: Sequence[NDArray[np.int64]]) -> Packed:
-    """Pack sequences of at least one token each, in the order given."""
+def add_leading_row(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Feature vectors [n, F] with the row of zeros before them that the model fills: [n + 1, F]."""
+    return np.concatenate([np.zeros_like(features, shape=(1, features.shape[1])), features])
+
+
+def pack(sequences: Sequence[NDArray[Any]]) -> Packed:
+    """Pack sequences of at least one step each, [n] ids or [n, F] feature vectors, in the order given."""
     assert sequences, "a batch has at least one sequence"
     lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
-    assert lengths.min() > 0, "a sequence has at least one token"
+    assert lengths.min() > 0, "a sequence has at least one step"
     ends = np.cumsum(lengths)
     num_rows = int(ends[-1])
     starts = ends - lengths
     step = np.arange(int(lengths.max()))
     slots = np.where(step < lengths[:, None], starts[:, None] + step, num_rows)
     return Packed(
-        tokens=np.concatenate(sequences).astype(np.int64, copy=False),
+        inputs=np.concatenate(sequences).astype(np.int64 if sequences[0].ndim == 1 else np.float32, copy=False),
         positions=np.arange(num_rows) - np.repeat(starts, lengths),
         slots=slots,
         lengths=lengths.tolist(),

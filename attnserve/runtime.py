@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from attnserve.bundle import (
     CAPTURE,
+    FEATURES,
     HEAD_SCALE,
     MODEL_FILE,
     POSITIONS,
@@ -29,6 +30,7 @@ from attnserve.bundle import (
 from attnserve.packing import Packed
 
 DEVICES = ("auto", "cpu", "cuda")
+NO_DEVICE = "device: expected a usable CUDA device, got none"
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
 # Weights of one block of query rows: H x Q x K numbers, 8 MB in float32.
 MAX_BLOCK_NUMBERS = 2 * 1024 * 1024
@@ -79,7 +81,8 @@ class Runtime:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
         verify_files(self.folder, self.manifest)
-        self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, op_library)
+        precision = self.manifest.certificate.precision
+        self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, op_library, precision)
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
             raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
         self._weights = {
@@ -99,12 +102,13 @@ class Runtime:
     ) -> dict[str, NDArray[Any]]:
         """The graph's inputs for one batch; see `run`."""
         feeds = {
-            TOKENS: packed.tokens,
+            TOKENS if self.manifest.num_features is None else FEATURES: packed.inputs,
             POSITIONS: packed.positions,
             SLOTS: packed.slots,
-            ROWS: rows,
             CAPTURE: capture,
         }
+        if self.manifest.has_rows:
+            feeds[ROWS] = rows
         return feeds if head_scale is None else {**feeds, HEAD_SCALE: head_scale}
 
     def run(
@@ -119,7 +123,7 @@ class Runtime:
 
         Args:
             packed: the batch.
-            rows: [R] packed rows whose logits are wanted.
+            rows: [R] packed rows whose logits are wanted; with mean pooling every sequence is answered for instead.
             outputs: names of the outputs to return.
             capture: [C] packed rows the captures among `outputs` are gathered from.
             head_scale: [layers, heads] factor on every head's output; None is all ones.
@@ -178,7 +182,7 @@ class Runtime:
 
 
 def _open_model(
-    path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None
+    path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None, precision: str
 ) -> tuple[Any, str]:
     """Open the model on `device`; "auto" decides by making a CUDA session.
 
@@ -187,6 +191,7 @@ def _open_model(
     if device not in DEVICES:
         raise DeviceError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
     if device == "cpu":
+        _refuse_bfloat16(path, precision)
         return _open(path, "cpu", num_threads, op_library), "cpu"
     import onnxruntime
 
@@ -201,8 +206,18 @@ def _open_model(
         else:
             reason = "this machine has no NVIDIA driver"
     if device == "cuda":
-        raise DeviceError(f"device: expected a usable CUDA device, got none: {reason}")
+        raise DeviceError(f"{NO_DEVICE}: {reason}")
+    _refuse_bfloat16(path, precision)
     return _open(path, "cpu", num_threads, op_library), "cpu"
+
+
+def _refuse_bfloat16(path: Path, precision: str) -> None:
+    """Say it before ONNX Runtime does, which names some inner node that has no implementation."""
+    if precision == "bfloat16":
+        raise BundleError(
+            f"{path}: bfloat16 needs a CUDA device: ONNX Runtime's CPU provider cannot load it; "
+            "expected --device cuda, or a bundle exported with --precision float32 or float16"
+        )
 
 
 def _has_nvidia_driver() -> bool:

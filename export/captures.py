@@ -23,30 +23,44 @@ def attention_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def add_captures(
-    model: onnx.ModelProto, layers: Sequence[Layer], output_projections: Sequence[NDArray[np.float64]]
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    head_projections: Sequence[NDArray[np.float64]],
+    precision: str = "float32",
 ) -> None:
     """Add the `capture` input and the capture outputs of every layer.
 
     Args:
         model: a traced graph with `layers.{i}.hidden` outputs of all T rows; these are replaced.
         layers: what the manifest says of each layer.
-        output_projections: per layer [D, H, V], the projection of each head's values to the residual stream.
+        head_projections: per layer [D, H, V], the projection of each head's values to the residual stream.
+        precision: of the graph. Captures are float16 where it is; numpy has no bfloat16, so those become float32.
     """
+    capture_type = onnx.TensorProto.FLOAT16 if precision == "float16" else onnx.TensorProto.FLOAT
+    casts = precision != "float32"
     graph = model.graph
     graph.input.append(helper.make_tensor_value_info(CAPTURE, onnx.TensorProto.INT64, ["C"]))
     produced_by = {output: node for node in graph.node for output in node.output}
     nodes = attention_nodes(model)
     assert [node.op_type for node in nodes] == [layer.op for layer in layers]
-    for node, layer, projection in zip(nodes, layers, output_projections, strict=True):
+
+    def add_gather(source: str, name: str, sizes: list[int]) -> None:
+        gathered = f"{name}.captured" if casts else name
+        graph.node.append(helper.make_node("Gather", [source, CAPTURE], [gathered], axis=0))
+        if casts:
+            graph.node.append(helper.make_node("Cast", [gathered], [name], to=capture_type))
+        graph.output.append(helper.make_tensor_value_info(name, capture_type, ["C", *sizes]))
+
+    for node, layer, projection in zip(nodes, layers, head_projections, strict=True):
         query, key, value = node.input[:3]
         keys = [layer.num_key_heads, layer.head_size]
-        _add_gather(graph, query, layer.captures["query"], [layer.num_heads, layer.head_size])
-        _add_gather(graph, key, layer.captures["key"], keys)
+        add_gather(query, layer.captures["query"], [layer.num_heads, layer.head_size])
+        add_gather(key, layer.captures["key"], keys)
         if "metric" in layer.captures:
-            _add_gather(graph, _find_metric(query, produced_by), layer.captures["metric"], keys)
+            add_gather(_find_metric(query, produced_by), layer.captures["metric"], keys)
         _add_value_norm(graph, value, layer, projection)
         all_rows = _rename_output(graph, layer.captures["hidden"])
-        _add_gather(graph, all_rows, layer.captures["hidden"], [projection.shape[0]])
+        add_gather(all_rows, layer.captures["hidden"], [projection.shape[0]])
 
 
 def make_head_scale_optional(model: onnx.ModelProto) -> None:
@@ -54,11 +68,6 @@ def make_head_scale_optional(model: onnx.ModelProto) -> None:
     (entry,) = (entry for entry in model.graph.input if entry.name == HEAD_SCALE)
     shape = [dim.dim_value for dim in entry.type.tensor_type.shape.dim]
     model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), HEAD_SCALE))
-
-
-def _add_gather(graph: onnx.GraphProto, source: str, name: str, sizes: list[int]) -> None:
-    graph.node.append(helper.make_node("Gather", [source, CAPTURE], [name], axis=0))
-    graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["C", *sizes]))
 
 
 def _rename_output(graph: onnx.GraphProto, name: str) -> str:
@@ -78,7 +87,7 @@ def _find_metric(query: str, produced_by: dict[str, onnx.NodeProto]) -> str:
     """The metric that was multiplied into `query`, looking back no further than the layer's own nodes."""
     waiting, seen = [query], set()
     while waiting:
-        node = produced_by.get(waiting.pop())
+        node = produced_by.get(waiting.pop(0))
         # The projection of the query ends the search: what lies before it belongs to other layers.
         if node is None or node.output[0] in seen or node.op_type in ("MatMul", "Gemm"):
             continue
@@ -111,7 +120,8 @@ def _add_value_norm(graph: onnx.GraphProto, value: str, layer: Layer, projection
     steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Concat", [CAPTURE, f"{name}.extra"], f"{name}.rows", {"axis": 0}),
         ("Gather", [value, f"{name}.rows"], f"{name}.captured", {"axis": 0}),
-        ("Gather", [f"{name}.captured", f"{name}.read_heads"], f"{name}.values", {"axis": 1}),
+        ("Cast", [f"{name}.captured"], f"{name}.wide", {"to": onnx.TensorProto.FLOAT}),
+        ("Gather", [f"{name}.wide", f"{name}.read_heads"], f"{name}.values", {"axis": 1}),
         ("Transpose", [f"{name}.values"], f"{name}.by_head", {"perm": [1, 0, 2]}),
         ("MatMul", [f"{name}.by_head", f"{name}.factors"], f"{name}.projected", {}),
         ("ReduceL2", [f"{name}.projected", f"{name}.last"], f"{name}.norms", {"keepdims": 0}),

@@ -1,32 +1,41 @@
-"""Recording golden: PyTorch's float64 answer for seeded sequences, and how far its own float32 is from it."""
+"""Recording golden: PyTorch's float64 answer to seeded sequences, and how far its own precision is from it."""
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnserve.bundle import Certificate, Deviation
+from attnserve.export.subject import DTYPES, ModuleError, Subject
 from attnserve.golden import Golden, largest_difference
+from attnserve.interface import Interface
 from attnserve.models.attention.recording import recorded_weights
-from attnserve.models.checkpoint import WEIGHTS_FILE, CheckpointError
-from attnserve.models.transformer import Transformer
+from attnserve.models.checkpoint import CheckpointError
+from attnserve.models.prediction import predict_packed
+from attnserve.packing import add_leading_row
+
+Sequences = Sequence[NDArray[Any]]
 
 LENGTHS = (1, 2, 3, 5, 8, 17, 33, 64, 128)
+# Short models get more of their longest sequences: rows whose scores are all near 0 are few, and must be among them.
+MIN_STEPS = 256
+MAX_REPEATS = 8
 MAX_LOGITS = 1_000_000
 ROWS_PER_MAP = 8
-# Float32: at most this multiple of PyTorch's own error, and never above these bounds, relative to the largest |logit|
-# and to 1. An error below one unit in the last place of those counts as one: it is luck, which the next reader, who
-# adds in another order, cannot be asked to have.
-REFERENCE_MULTIPLE = 4
-MAX_RELATIVE_LOGITS = 5e-5
-MAX_MAPS = 1e-4
-LAST_PLACE = 2.0**-23
+# At most this multiple of PyTorch's own error; in float32 also never above these bounds, relative to the largest
+# |logit| and to 1. An error below one unit in the last place of those counts as one: it is luck, which the next reader,
+# who adds in another order, cannot be asked to have.
+REFERENCE_MULTIPLES = {"float32": 4, "float16": 3, "bfloat16": 3}
+MAX_RELATIVE_LOGITS = {"float32": 5e-5}
+MAX_MAPS = {"float32": 1e-4}
+# What float64 may lose between a sequence alone and the same in a batch.
+MAX_MIXING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,7 @@ class Answer:
     """What PyTorch said about a batch of sequences, in one precision."""
 
     logits: list[Tensor]
-    """[n, W] per sequence."""
+    """[n, W] per sequence; of classify_sequence [1, C]."""
     maps: list[Tensor]
     """[n, layers, heads, n] per sequence."""
 
@@ -51,47 +60,81 @@ def single_threaded() -> Iterator[None]:
 
 
 @single_threaded()
-def record_golden(model: Transformer, *, seed: int = 0) -> tuple[Golden, Certificate]:
+def record_golden(
+    oracle: nn.Module, subject: Subject, *, example: NDArray[Any] | None = None, seed: int = 0
+) -> tuple[Golden, Certificate]:
     """Record golden and the certificate that follows from it.
 
-    Random tokens rather than text: they reach rows whose scores are all near zero, where rounding hurts most. The
+    Random inputs rather than real ones: they reach rows whose scores are all near zero, where rounding hurts most. The
     certificate's `measured` is not known yet.
+
+    Args:
+        oracle: the module in float64, in eval mode.
+        subject: the module in the precision of the bundle.
+        example: one more sequence, leading row included.
+        seed: of the random inputs.
 
     Raises:
         CheckpointError: PyTorch's own answers are not finite.
+        ModuleError: the answer to a sequence depends on what else is in its batch.
     """
-    config = model.config
-    generator = np.random.default_rng(seed)
-    lengths = [length for length in LENGTHS if length <= config.max_length]
-    if config.max_length not in lengths and config.max_length < 2 * max(lengths):
-        lengths.append(config.max_length)
-    sequences = [generator.integers(0, config.vocabulary_size, length) for length in lengths]
-    everyone = list(range(len(lengths)))
+    interface = subject.interface
+    sequences = make_sequences(interface, np.random.default_rng(seed), example)
+    everyone = list(range(len(sequences)))
     # Alone, all together, and backwards with the shortest twice, so that neighbours and places differ.
     batches = [[index] for index in everyone] + [everyone, [*reversed(everyone), 0]]
-    oracle = copy.deepcopy(model).double()
-    truth = [answer(oracle, [sequence]) for sequence in sequences]
+    truth = [answer(oracle, interface, [sequence]) for sequence in sequences]
+    check_alone(oracle, interface, sequences, [one.logits[0] for one in truth])
+    lengths = [len(sequence) for sequence in sequences]
     offsets = np.cumsum([0, *lengths])
-    num_rows = int(offsets[-1])
-    logit_rows = _spread(num_rows, MAX_LOGITS // config.vocabulary_size)
-    map_rows = np.concatenate([offsets[index] + _spread(length, ROWS_PER_MAP) for index, length in enumerate(lengths)])
+    if interface.task == "classify_sequence":
+        logit_rows = np.array([offsets[index] + interface.answer_step(length) for index, length in enumerate(lengths)])
+        logits = torch.cat([one.logits[0] for one in truth]).numpy()
+    else:
+        logit_rows = _spread(int(offsets[-1]), MAX_LOGITS // interface.num_outputs)
+        logits = torch.cat([one.logits[0] for one in truth]).numpy()[logit_rows]
+    # Chosen before they are padded to the longest sequence: whole maps of all would not fit.
+    map_steps = [_spread(length, ROWS_PER_MAP) for length in lengths]
     golden = Golden(
-        tokens=np.concatenate(sequences),
+        inputs=np.concatenate(sequences),
         lengths=np.array(lengths),
         batch_sizes=np.array([len(batch) for batch in batches]),
         batch_members=np.concatenate(batches),
         logit_rows=logit_rows,
-        logits=torch.cat([one.logits[0] for one in truth]).numpy()[logit_rows],
-        map_rows=map_rows,
-        maps=_pad_maps([one.maps[0].numpy() for one in truth])[map_rows],
+        logits=logits,
+        map_rows=np.concatenate([offsets[index] + steps for index, steps in enumerate(map_steps)]),
+        maps=_pad_maps([one.maps[0].numpy()[steps] for one, steps in zip(truth, map_steps, strict=True)]),
     )
-    return golden, _certify(model, sequences, batches, truth)
+    return golden, _certify(subject, sequences, batches, truth)
 
 
-def answer(model: Transformer, sequences: Sequence[NDArray[np.int64]]) -> Answer:
-    """Logits and attention weights of one packed forward pass, in the precision of `model`."""
-    with torch.no_grad(), recorded_weights(model) as layers:
-        logits = model.predict(sequences)
+def make_sequences(
+    interface: Interface, generator: np.random.Generator, example: NDArray[Any] | None
+) -> list[NDArray[Any]]:
+    """Random sequences of several lengths, leading rows included: uniform ids, or normal features.
+
+    With an example, features have its mean and spread, and it is one of the sequences.
+    """
+    lengths = [length for length in LENGTHS if length <= interface.max_length]
+    if interface.max_length not in lengths and interface.max_length < 2 * max(lengths):
+        lengths.append(interface.max_length)
+    missing = max(0, MIN_STEPS - sum(lengths))
+    lengths += [max(lengths)] * min(MAX_REPEATS, math.ceil(missing / max(lengths)))
+    if interface.vocabulary_size is not None:
+        sequences: list[NDArray[Any]] = [generator.integers(0, interface.vocabulary_size, length) for length in lengths]
+    else:
+        mean, spread = (0.0, 1.0) if example is None else (example.mean(), example.std())
+        size = interface.num_features or 0
+        sequences = [generator.normal(mean, spread, (length, size)).astype(np.float32) for length in lengths]
+    if interface.leading_row:
+        sequences = [add_leading_row(sequence) for sequence in sequences]
+    return sequences if example is None else [*sequences, example]
+
+
+def answer(module: nn.Module, interface: Interface, sequences: Sequences) -> Answer:
+    """Logits and attention weights of one packed forward pass, in the precision of `module`."""
+    with torch.no_grad(), recorded_weights(module) as layers:
+        logits = predict_packed(module, interface, sequences)
     maps = []
     for index, sequence in enumerate(sequences):
         per_layer = [weights[index, :, : len(sequence), : len(sequence)] for weights in layers]
@@ -99,35 +142,61 @@ def answer(model: Transformer, sequences: Sequence[NDArray[np.int64]]) -> Answer
     return Answer(logits=logits, maps=maps)
 
 
-def _certify(
-    model: Transformer, sequences: list[NDArray[np.int64]], batches: list[list[int]], truth: list[Answer]
-) -> Certificate:
+def check_alone(module: nn.Module, interface: Interface, sequences: Sequences, truth: Sequence[Tensor]) -> None:
+    """Refuse a module that lets sequences see each other: no packed batch could be served.
+
+    Args:
+        module: in float64.
+        interface: what it reads and answers.
+        sequences: to be run together.
+        truth: logits of each alone.
+
+    Raises:
+        ModuleError: an answer differs by more than float64 rounds.
+    """
+    with torch.no_grad():
+        together = predict_packed(module, interface, sequences)
+    if not all(bool(one.isfinite().all()) for one in truth):
+        return  # Whoever certifies says so.
+    largest = max(float(one.abs().max()) for one in truth)
+    mixing = max(_difference(mine, alone) for mine, alone in zip(together, truth, strict=True))
+    if not mixing <= MAX_MIXING * max(largest, 1.0):
+        raise ModuleError(
+            f"module: the answer to a sequence depends on the others in its batch: logits differ by {mixing:.1e}; "
+            "expected every row but attention's to be computed by itself"
+        )
+
+
+def _certify(subject: Subject, sequences: Sequences, batches: list[list[int]], truth: list[Answer]) -> Certificate:
+    precision = subject.precision
     largest = max(float(one.logits[0].abs().max()) for one in truth)
     logits = maps = 0.0
     for batch in batches:
-        own = answer(model, [sequences[index] for index in batch])
+        own = answer(subject.module, subject.interface, [sequences[index] for index in batch])
         for place, index in enumerate(batch):
             logits = max(logits, _difference(own.logits[place], truth[index].logits[0]))
             maps = max(maps, _difference(own.maps[place], truth[index].maps[0]))
     if not math.isfinite(logits + maps):
         raise CheckpointError(
-            f"{WEIGHTS_FILE}: PyTorch's own answer to seeded tokens is not finite in float32; expected numbers"
+            f"weights: PyTorch's own answer to seeded inputs is not finite in {precision}; expected numbers"
         )
     return Certificate(
-        precision="float32",
-        logits=allow(logits, largest=largest, max_relative=MAX_RELATIVE_LOGITS),
-        maps=allow(maps, largest=1.0, max_relative=MAX_MAPS),
+        precision=precision,
+        logits=allow(logits, largest=largest, max_relative=MAX_RELATIVE_LOGITS.get(precision), precision=precision),
+        maps=allow(maps, largest=1.0, max_relative=MAX_MAPS.get(precision), precision=precision),
     )
 
 
-def allow(reference: float, *, largest: float, max_relative: float) -> Deviation:
+def allow(reference: float, *, largest: float, max_relative: float | None, precision: str) -> Deviation:
     """What a bundle may differ by, from PyTorch's own error and the largest number there is."""
-    counted = max(reference, LAST_PLACE * largest)
-    return Deviation(reference=reference, allowed=min(REFERENCE_MULTIPLE * counted, max_relative * largest))
+    counted = max(reference, torch.finfo(DTYPES[precision]).eps * largest)
+    allowed = REFERENCE_MULTIPLES[precision] * counted
+    bound = math.inf if max_relative is None else max_relative * largest
+    return Deviation(reference=reference, allowed=min(allowed, bound))
 
 
 def _difference(own: Tensor, truth: Tensor) -> float:
-    return largest_difference(own.double().numpy(), truth.numpy())
+    return largest_difference(own.double().numpy(), truth.double().numpy())
 
 
 def _spread(size: int, count: int) -> NDArray[np.int64]:
@@ -136,6 +205,6 @@ def _spread(size: int, count: int) -> NDArray[np.int64]:
 
 
 def _pad_maps(maps: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Stack the rows of maps of several lengths: [rows of all, layers, heads, longest]."""
+    """Stack rows of maps of several lengths: [rows of all, layers, heads, longest]."""
     longest = max(one.shape[-1] for one in maps)
     return np.concatenate([np.pad(one, [(0, 0)] * 3 + [(0, longest - one.shape[-1])]) for one in maps])

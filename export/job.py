@@ -1,38 +1,63 @@
-"""The export job: a checkpoint becomes a bundle, proven before it is published."""
+"""The export job: a checkpoint, or any module, becomes a bundle, proven before it is published."""
 
+import copy
 import dataclasses
 import datetime
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from torch import nn
 
 import attnserve
 from attnserve import bundle
-from attnserve.bundle import Certificate, Layer, Manifest, Provenance
-from attnserve.export.attach import attach_bodies, strip_metadata
-from attnserve.export.canonical import canonicalise
-from attnserve.export.captures import add_captures, make_head_scale_optional
+from attnserve.bundle import Certificate, Manifest, Provenance
+from attnserve.export.describe import describe_layers, describe_tensor, hash_state, warnings_about
 from attnserve.export.golden import record_golden
+from attnserve.export.graph import build_graph, build_weights_graphs, save_graph
 from attnserve.export.publish import check_destination, publishing
-from attnserve.export.trace import trace
+from attnserve.export.subject import DTYPES, Subject, find_layers
 from attnserve.export.verify import Verified, verify
-from attnserve.export.weights import NORMALISERS, WEIGHTS
 from attnserve.golden import write_golden
+from attnserve.interface import Interface, check_choice
 from attnserve.models.checkpoint import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
-from attnserve.models.transformer import MultiHeadAttention, Transformer
+from attnserve.packing import add_leading_row
+from attnserve.records import check_types
+from attnserve.text import read_tokenizer
 
-DTYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
+Report = Callable[[str], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """What is to be exported, and how."""
+
+    module: nn.Module
+    interface: Interface
+    precision: str
+    portable: bool
+    card: dict[str, Any]
+    tokenizer: Path | None
+    sha256: dict[str, str]
+    example: NDArray[Any] | None = None
+    blocks: Sequence[str] | None = None
+    projections: Sequence[str] | None = None
 
 
 def export_checkpoint(
     checkpoint: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
-    report: Callable[[str], Any] = lambda _: None,
+    precision: str = "float32",
+    portable: bool = False,
+    report: Report = lambda _: None,
 ) -> Verified:
     """Export `checkpoint` to the bundle folder `destination` = repository/<model>/<version>.
 
@@ -42,153 +67,232 @@ def export_checkpoint(
     Args:
         checkpoint: folder with config.json and model.safetensors.
         destination: the bundle to make; its last part is the version, a positive integer.
+        precision: "float32", "float16" or "bfloat16" (CUDA only), of weights and activations; attention computes in
+            float32 always.
+        portable: inline the function bodies, so that the file has no custom domain; kernels cannot replace them then.
         report: told one line per step.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read.
+        CheckpointError: the checkpoint cannot be read, or is not finite in `precision`.
         ExportError: `destination` is not repository/<model>/<version>, exists or cannot be written.
         BundleError: the card holds what JSON cannot.
         VerificationError: the bundle does not answer as PyTorch does.
+        ValueError: there is no such precision.
     """
     source, place = Path(checkpoint), Path(destination)
+    check_choice("precision", precision, bundle.PRECISIONS)
     check_destination(place)
     report(f"load       {source}")
     loaded = load_checkpoint(source)
+    files = [source / name for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, bundle.TOKENIZER_FILE)]
+    order = _Order(
+        module=loaded.model,
+        interface=loaded.model.config.interface,
+        precision=precision,
+        portable=portable,
+        card=loaded.card,
+        tokenizer=loaded.tokenizer,
+        sha256={path.name: bundle.hash_file(path) for path in files if path.exists()},
+    )
+    return _export(order, place, report)
+
+
+def export_module(
+    module: nn.Module,
+    example: Sequence[Any] | NDArray[Any],
+    *,
+    task: str,
+    destination: str | os.PathLike[str],
+    max_length: int,
+    vocabulary_size: int | None = None,
+    num_classes: int | None = None,
+    pooling: str | None = None,
+    leading_row: bool = False,
+    labels: Sequence[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    card: dict[str, Any] | None = None,
+    precision: str = "float32",
+    portable: bool = False,
+    blocks: Sequence[str] | None = None,
+    projections: Sequence[str] | None = None,
+    report: Report = lambda _: None,
+) -> Verified:
+    """Export any module whose attention is `attnserve.models.Attention`, with captures and certificate.
+
+    It is called with packed rows, `module(inputs, positions, slots, rows)`, and returns the logits [R, W] of `rows`;
+    with mean pooling `module(inputs, positions, slots)`, and [B, C] (`attnserve.models.prediction`). It must compute
+    every row by itself, except in attention. It is left as it was.
+
+    Args:
+        module: in float32; copied, so training may go on.
+        example: one sequence as it would be sent: [n] ids, or [n, F] feature vectors. It becomes part of golden.
+        task: "next_token", "classify_token" or "classify_sequence".
+        destination: repository/<model>/<version>, which must not exist.
+        max_length: longest sequence, in steps as they are sent.
+        vocabulary_size: ids run from 0 up to this; required with ids.
+        num_classes: of the classify tasks.
+        pooling: of classify_sequence: "first", "last" or "mean"; which rows it is asked for.
+        leading_row: put a row of zeros before the features of every sequence, which the module fills ([cls]).
+        labels: a name per class or, for next_token, per id.
+        tokenizer: `tokenizer.json` of a module that reads text.
+        card: free-form JSON, shown by the service.
+        precision: as `export_checkpoint`.
+        portable: as `export_checkpoint`.
+        blocks: names of the submodules that return the residual stream, one per layer, where they are not the elements
+            of a `ModuleList`.
+        projections: names of the `Linear`s that read the heads' outputs, one per layer, where they do not come next.
+        report: told one line per step.
+
+    Raises:
+        ModuleError: the module cannot be exported as it is; the message names the layer or argument.
+        ValueError: an argument makes no sense; names it. The other errors are those of `export_checkpoint`.
+    """
+    place = Path(destination)
+    check_choice("precision", precision, bundle.PRECISIONS)
+    sample = _check_example(example)
+    interface = Interface(
+        task=task,
+        max_length=max_length,
+        vocabulary_size=vocabulary_size,
+        num_features=sample.shape[1] if sample.ndim == 2 else None,
+        num_classes=num_classes,
+        pooling=pooling,
+        leading_row=leading_row,
+        labels=None if labels is None else tuple(labels),
+    )
+    check_types(interface)
+    if len(sample) > max_length:
+        raise ValueError(f"example: expected at most max_length {max_length} steps, got {len(sample)}")
+    if vocabulary_size is not None and not 0 <= sample.min() <= sample.max() < vocabulary_size:
+        raise ValueError(f"example: expected ids from 0 to {vocabulary_size - 1}, got others")
+    if tokenizer is not None:
+        read_tokenizer(Path(tokenizer), interface)
+    check_destination(place)
+    order = _Order(
+        module=module,
+        interface=interface,
+        precision=precision,
+        portable=portable,
+        card=card or {},
+        tokenizer=None if tokenizer is None else Path(tokenizer),
+        sha256={"state_dict": hash_state(module)},
+        example=add_leading_row(sample) if leading_row else sample,
+        blocks=blocks,
+        projections=projections,
+    )
+    return _export(order, place, report)
+
+
+def _check_example(example: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+    expected = "example: expected ids [n] or finite feature vectors [n, F]"
+    try:
+        sample = np.asarray(example)
+    except ValueError:
+        raise ValueError(f"{expected}, got rows of several lengths") from None
+    if sample.ndim == 1 and len(sample) and np.issubdtype(sample.dtype, np.integer):
+        return sample.astype(np.int64)
+    if sample.ndim == 2 and sample.size and np.issubdtype(sample.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            features = sample.astype(np.float32)
+        if np.isfinite(features).all():
+            return features
+    raise ValueError(f"{expected}, got {sample.dtype} {list(sample.shape)}")
+
+
+def _export(order: _Order, place: Path, report: Report) -> Verified:
+    """Write the whole bundle beside `place`, verify and publish it."""
+    interface = order.interface
     with publishing(place) as folder:
-        verified = _build(loaded.model, loaded.card, source, folder, report)
+        # Copies on the CPU: neither the module's precision nor its device may change under its owner.
+        plain = copy.deepcopy(order.module).cpu().float().eval()
+        module = copy.deepcopy(plain).to(DTYPES[order.precision])
+        layers = find_layers(
+            module,
+            interface,
+            _shortest(interface) if order.example is None else order.example,
+            blocks=_named(module, "blocks", order.blocks),
+            projections=_named(module, "projections", order.projections),
+        )
+        subject = Subject(module=module, interface=interface, layers=layers, precision=order.precision)
+        report("graph      attention lowered to nodes of domain attnserve, function bodies, captures")
+        described = describe_layers(layers)
+        graph = build_graph(subject, described, portable=order.portable)
+        save_graph(graph, folder / bundle.MODEL_FILE)
+        (folder / "weights").mkdir()
+        for weighting in dict.fromkeys(layer.weighting for layer in described):
+            for path, small in build_weights_graphs(weighting, portable=order.portable).items():
+                save_graph(small, folder / path)
+        if order.tokenizer is not None:
+            shutil.copyfile(order.tokenizer, folder / bundle.TOKENIZER_FILE)
+        report(f"golden     PyTorch's float64 answers and its own {order.precision} error")
+        # In place: float64 takes twice the memory, so it comes last.
+        golden, certificate = record_golden(plain.double(), subject, example=order.example)
+        # Verifying reads the weights again, and twice.
+        del plain, module, layers, subject
+        write_golden(folder, golden)
+        manifest = _describe(order, graph, described, certificate, bundle.hash_files(folder))
+        bundle.write_manifest(folder, manifest)
+        report("verify     replay in ONNX Runtime without torch, and in onnx's ReferenceEvaluator")
+        verified = verify(folder, golden, manifest)
+        bundle.write_manifest(folder, _with_measured(manifest, verified))
         report(f"publish    {place}")
     return verified
 
 
-def _build(
-    model: Transformer, card: dict[str, Any], source: Path, folder: Path, report: Callable[[str], Any]
-) -> Verified:
-    """Write the whole bundle to `folder` and verify it."""
-    report("trace      attention lowered to nodes of domain attnserve")
-    graph = trace(model)
-    report("attach     function bodies, captures, weights graphs")
-    layers = describe_layers(model)
-    attach_bodies(graph)
-    add_captures(graph, layers, output_projections(model))
-    make_head_scale_optional(graph)
-    strip_metadata(graph)
-    onnx.checker.check_model(graph, full_check=True)
-    onnx.save(graph, folder / bundle.MODEL_FILE)
-    (folder / "weights").mkdir()
-    for weighting in dict.fromkeys(layer.weighting for layer in layers):
-        graphs = {bundle.weights_file: WEIGHTS, bundle.normaliser_file: NORMALISERS}
-        for name_file, functions in graphs.items():
-            onnx.save(canonicalise(functions[weighting].to_model_proto()), folder / name_file(weighting))
-    report("golden     PyTorch's float64 answers and its own float32 error")
-    golden, certificate = record_golden(model)
-    write_golden(folder, golden)
-    manifest = _describe(model, card, source, graph, layers, certificate, bundle.hash_files(folder))
-    bundle.write_manifest(folder, manifest)
-    report("verify     replay in ONNX Runtime without torch, and in onnx's ReferenceEvaluator")
-    verified = verify(folder, golden)
-    bundle.write_manifest(folder, _with_measured(manifest, verified.logits, verified.maps))
-    return verified
+def _shortest(interface: Interface) -> NDArray[Any]:
+    """A sequence of a few zeros, to run a module of our own on."""
+    num_rows = min(3, interface.max_length) + interface.leading_row
+    if interface.num_features is None:
+        return np.zeros(num_rows, np.int64)
+    return np.zeros((num_rows, interface.num_features), np.float32)
 
 
-def output_projections(model: Transformer) -> list[Any]:
-    """Per layer [D, H, V]: how each head's values enter the residual stream."""
-    weights = (layer.output.weight.detach().double() for layer in _attention_layers(model))
-    return [weight.numpy().reshape(len(weight), model.config.num_heads, -1) for weight in weights]
-
-
-def describe_layers(model: Transformer) -> tuple[Layer, ...]:
-    """What the manifest says of each layer."""
-    layers = []
-    for index, layer in enumerate(_attention_layers(model)):
-        attention = layer.attention
-        config, variant = attention.config, attention.variant
-        kinds = [kind for kind in bundle.CAPTURES if kind != "metric" or variant.metric_op is not None]
-        layers.append(
-            Layer(
-                variant=variant.name,
-                op=variant.op,
-                weighting=variant.weighting,
-                causal=attention.causal,
-                scale=attention.scale,
-                epsilon=config.epsilon,
-                window=config.window,
-                softcap=config.softcap,
-                scope=config.scope,
-                scaling=config.scaling,
-                num_heads=model.config.num_heads,
-                num_key_heads=model.config.num_heads,
-                head_size=model.config.head_size,
-                value_size=model.config.head_size,
-                captures={kind: bundle.capture_name(index, kind) for kind in kinds},
-            )
-        )
-    return tuple(layers)
-
-
-def _attention_layers(model: Transformer) -> list[MultiHeadAttention]:
-    return [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
-
-
-def warnings_about(model: Transformer) -> tuple[str, ...]:
-    """What a reader of this model's answers must know; carried by every answer."""
-    config = model.config
-    warnings = [
-        f"layer {index} estimates its metric from the whole sequence (scope sequence-leaky): answers at a position "
-        "depend on later tokens"
-        for index, layer in enumerate(config.attention)
-        if layer.scope == "sequence-leaky"
-    ]
-    if not config.causal and config.task == "next_token":
-        warnings.append("bidirectional: only the last position predicts a token the model has not seen")
-    return tuple(warnings)
+def _named(module: nn.Module, argument: str, names: Sequence[str] | None) -> list[Any] | None:
+    if names is None:
+        return None
+    known = dict(module.named_modules())
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{argument}: expected names of submodules, got {unknown[0]!r}")
+    return [known[name] for name in names]
 
 
 def _describe(
-    model: Transformer,
-    card: dict[str, Any],
-    source: Path,
+    order: _Order,
     graph: onnx.ModelProto,
-    layers: tuple[Layer, ...],
+    layers: tuple[bundle.Layer, ...],
     certificate: Certificate,
     files: dict[str, str],
 ) -> Manifest:
-    config = model.config
-    sources = [source / name for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)]
-    libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
+    libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
     installed = {library.metadata["Name"].lower(): library.version for library in metadata.distributions()}
     versions = {name: installed[name] for name in libraries if name in installed}
     return Manifest(
+        **vars(order.interface),
         format_version=bundle.FORMAT_VERSION,
-        task=config.task,
-        causal=config.causal,
-        vocabulary_size=config.vocabulary_size,
-        max_length=config.max_length,
-        inputs=tuple(_describe_tensor(entry) for entry in graph.graph.input),
-        outputs=tuple(_describe_tensor(entry) for entry in graph.graph.output),
+        causal=all(layer.causal for layer in layers),
+        inputs=tuple(describe_tensor(entry) for entry in graph.graph.input),
+        outputs=tuple(describe_tensor(entry) for entry in graph.graph.output),
         layers=layers,
         provenance=Provenance(
-            checkpoint_sha256={path.name: bundle.hash_file(path) for path in sources if path.exists()},
+            checkpoint_sha256=order.sha256,
             versions={"attnserve": attnserve.__version__, **versions},
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         ),
         certificate=certificate,
+        portable=order.portable,
         files=files,
-        labels=config.labels,
-        card=card,
-        warnings=warnings_about(model),
+        card=order.card,
+        warnings=warnings_about(layers, order.interface),
     )
 
 
-def _describe_tensor(entry: onnx.ValueInfoProto) -> bundle.Tensor:
-    tensor = entry.type.tensor_type
-    shape = tuple(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)
-    return bundle.Tensor(name=entry.name, dtype=DTYPES[tensor.elem_type], shape=shape)
-
-
-def _with_measured(manifest: Manifest, logits: float, maps: float) -> Manifest:
-    certificate = dataclasses.replace(
-        manifest.certificate,
-        logits=dataclasses.replace(manifest.certificate.logits, measured=logits),
-        maps=dataclasses.replace(manifest.certificate.maps, measured=maps),
+def _with_measured(manifest: Manifest, verified: Verified) -> Manifest:
+    certificate = manifest.certificate
+    return dataclasses.replace(
+        manifest,
+        certificate=dataclasses.replace(
+            certificate,
+            logits=dataclasses.replace(certificate.logits, measured=verified.logits),
+            maps=dataclasses.replace(certificate.maps, measured=verified.maps),
+        ),
     )
-    return dataclasses.replace(manifest, certificate=certificate)

@@ -11,9 +11,23 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from attnserve.bundle import CAPTURE, HEAD_SCALE, LOGITS, MODEL_FILE, POSITIONS, ROWS, SLOTS, TOKENS, BundleError
+from attnserve.bundle import (
+    CAPTURE,
+    FEATURES,
+    HEAD_SCALE,
+    LOGITS,
+    MODEL_FILE,
+    POSITIONS,
+    ROWS,
+    SLOTS,
+    TOKENS,
+    BundleError,
+    Manifest,
+)
 from attnserve.golden import Golden, largest_difference
+from attnserve.interface import Interface
 from attnserve.packing import pack
+from attnserve.runtime import NO_DEVICE
 
 # The evaluator is plain numpy and slow: a few short sequences in one batch are enough to read the graph a second way.
 REFERENCE_MAX_ROWS = 40
@@ -21,11 +35,11 @@ REFERENCE_MAX_ROWS = 40
 # The process imports from where this one does: PYTHONPATH may be missing there, or say otherwise.
 CHECK = """
 import sys
-folder, *sys.path = sys.argv[1:]
+folder, device, *sys.path = sys.argv[1:]
 for name in ("torch", "onnx", "onnxscript"):
     sys.modules[name] = None  # makes `import name` fail
 from attnserve.cli import main
-raise SystemExit(main(["check", folder, "--json"]))
+raise SystemExit(main(["check", folder, "--device", device, "--json"]))
 """
 
 
@@ -38,37 +52,55 @@ class Verified:
     """What the two readers measured, as largest absolute differences from PyTorch float64."""
 
     table: str
-    logits: float
-    maps: float
+    logits: float | None
+    """None if ONNX Runtime cannot run the bundle here: bfloat16 without a CUDA device."""
+    maps: float | None
     reference_logits: float
 
 
-def verify(folder: Path, golden: Golden) -> Verified:
+def verify(folder: Path, golden: Golden, manifest: Manifest) -> Verified:
     """Replay golden in a process of its own, and run the graph in onnx's ReferenceEvaluator.
+
+    A bfloat16 bundle is replayed on CUDA. Without such a device the second reader is the only one; whoever serves the
+    bundle replays golden before it answers.
 
     Raises:
         VerificationError: a difference is outside the certificate; the message holds the table.
     """
+    report = _replay(folder, manifest)
+    allowed = manifest.certificate.logits.allowed
+    reference = _reference_difference(folder, golden, manifest)
+    if not reference <= allowed:
+        raise VerificationError(
+            f"onnx's ReferenceEvaluator differs from PyTorch float64 by {reference:.1e} in the logits; "
+            f"expected at most {allowed:.1e}; nothing was published"
+        )
+    if report is None:
+        table = "not replayed in ONNX Runtime: bfloat16 needs a CUDA device, and none can be used here"
+        return Verified(table=table, logits=None, maps=None, reference_logits=reference)
+    return Verified(table=report["table"], logits=report["logits"], maps=report["maps"], reference_logits=reference)
+
+
+def _replay(folder: Path, manifest: Manifest) -> Any:
+    """The report of `attnserve check`, or None if no device here can run the bundle."""
+    needs_cuda = manifest.certificate.precision == "bfloat16"
+    device = "cuda" if needs_cuda else "cpu"
     # -P: not from the current folder, whatever lies there.
-    command = [sys.executable, "-P", "-c", CHECK, str(folder), *sys.path]
+    command = [sys.executable, "-P", "-c", CHECK, str(folder), device, *sys.path]
     process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     try:
         report = json.loads(process.stdout)
     except json.JSONDecodeError:
+        if needs_cuda and NO_DEVICE in process.stderr:
+            return None
         said = f"{process.stdout}{process.stderr}".strip()
         raise VerificationError(f"attnserve check ended with {process.returncode} on the new bundle: {said}") from None
     if process.returncode != 0:
         raise VerificationError(f"the bundle does not answer as PyTorch does; nothing was published\n{report['table']}")
-    reference = _reference_difference(folder, golden)
-    if not reference <= report["allowed"]["logits"]:
-        raise VerificationError(
-            f"onnx's ReferenceEvaluator differs from PyTorch float64 by {reference:.1e} in the logits; "
-            f"expected at most {report['allowed']['logits']:.1e}; nothing was published"
-        )
-    return Verified(table=report["table"], logits=report["logits"], maps=report["maps"], reference_logits=reference)
+    return report
 
 
-def _reference_difference(folder: Path, golden: Golden) -> float:
+def _reference_difference(folder: Path, golden: Golden, interface: Interface) -> float:
     """Largest difference in the logits when onnx's own evaluator runs the graph and its function bodies."""
     starts = np.cumsum(golden.lengths) - golden.lengths
     members = [index for index, end in enumerate(np.cumsum(golden.lengths)) if end <= REFERENCE_MAX_ROWS] or [0]
@@ -78,13 +110,14 @@ def _reference_difference(folder: Path, golden: Golden) -> float:
     model = onnx.load(folder / MODEL_FILE)
     (head_scale,) = (entry for entry in model.graph.initializer if entry.name == HEAD_SCALE)
     feeds = {
-        TOKENS: packed.tokens,
+        TOKENS if interface.num_features is None else FEATURES: packed.inputs,
         POSITIONS: packed.positions,
         SLOTS: packed.slots,
-        ROWS: rows,
         CAPTURE: np.empty(0, np.int64),
         HEAD_SCALE: onnx.numpy_helper.to_array(head_scale),
     }
+    if interface.has_rows:
+        feeds[ROWS] = rows
     # Plain numpy: it warns of infinities that a select drops right afterwards.
     with np.errstate(all="ignore"):
         outputs: Any = ReferenceEvaluator(model).run([LOGITS], feeds)

@@ -1,4 +1,7 @@
-"""Checkpoints: `config.json` and `model.safetensors`, with an optional `card.json`. Pickle is never loaded."""
+"""Checkpoints: `config.json` and `model.safetensors`, with an optional `card.json` and `tokenizer.json`.
+
+Pickle is never loaded.
+"""
 
 import json
 import os
@@ -9,10 +12,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from tokenizers import Tokenizer
 
+from attnserve.bundle import TOKENIZER_FILE
 from attnserve.models.config import TransformerConfig
 from attnserve.models.transformer import Transformer
 from attnserve.records import RecordError, from_json, read_text, to_json
+from attnserve.text import read_tokenizer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -30,10 +36,24 @@ class Checkpoint:
 
     model: Transformer
     card: dict[str, Any]
+    tokenizer: Path | None
+    """Its `tokenizer.json`, read once to see that it fits the model; None if the model reads no text."""
 
 
-def save_checkpoint(model: Transformer, folder: str | os.PathLike[str], card: dict[str, Any] | None = None) -> None:
-    """Write a checkpoint; `card` is free-form JSON, shown by the service at `GET /v1/models/{model}`."""
+def save_checkpoint(
+    model: Transformer,
+    folder: str | os.PathLike[str],
+    card: dict[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Write a checkpoint.
+
+    Args:
+        model: its config and tensors.
+        folder: made if it does not exist.
+        card: free-form JSON, shown by the service at `GET /v1/models/{model}`.
+        tokenizer: of a model that reads text.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(to_json(model.config), indent=2) + "\n", "utf-8")
@@ -42,6 +62,8 @@ def save_checkpoint(model: Transformer, folder: str | os.PathLike[str], card: di
     (folder / WEIGHTS_FILE).write_bytes(save(tensors))
     if card is not None:
         (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if tokenizer is not None:
+        (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True) + "\n", "utf-8")
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -56,6 +78,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).exists() else {}
     except ValueError as error:
         raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder / CONFIG_FILE}: {error}") from None
+    tokenizer = _check_tokenizer(folder / TOKENIZER_FILE, config)
     # On the meta device nothing is drawn or allocated: initial weights would be thrown away, an orthogonal table of
     # 4096 steps takes seconds to make, and a config larger than its tensors is refused instead of exhausting memory.
     with torch.device("meta"):
@@ -63,7 +86,17 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     tensors = _read_tensors(folder, model)
     # Copied, not assigned: they are the mapped file, and truncating that in place would kill the process.
     model.to_empty(device="cpu").load_state_dict(tensors)
-    return Checkpoint(model=model.eval(), card=card)
+    return Checkpoint(model=model.eval(), card=card, tokenizer=tokenizer)
+
+
+def _check_tokenizer(path: Path, config: TransformerConfig) -> Path | None:
+    if not path.exists():
+        return None
+    try:
+        read_tokenizer(path, config.interface)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    return path
 
 
 def _read_json(path: Path) -> Any:

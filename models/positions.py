@@ -11,15 +11,12 @@ from attnserve.models.config import TransformerConfig
 
 
 class AddedPositions(nn.Module):
-    """A table [max_length, D] added to the embedding: fixed and orthogonal, or learned from that start."""
+    """A table [P, D] added to the embedding: fixed, sinusoidal or orthogonal, or learned from an orthogonal start."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        size = max(config.max_length, config.width)
-        # Rows of norm sqrt(D); orthogonal while max_length <= D, beyond that only nearly so: columns are cut off.
-        basis, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))
-        table = basis[: config.max_length, : config.width].float()
-        table = table * (math.sqrt(config.width) / table.norm(dim=1, keepdim=True))
+        make = sinusoidal_table if config.positions == "sinusoidal" else orthogonal_table
+        table = make(config.num_positions, config.width)
         if config.positions == "learned":
             self.table = nn.Parameter(table)
         else:
@@ -28,6 +25,25 @@ class AddedPositions(nn.Module):
     def forward(self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
         """Add each row's entry."""
         return x + self.table[positions]
+
+
+def orthogonal_table(num_positions: int, width: int) -> Float[Tensor, "P D"]:
+    """Random rows of norm sqrt(D); orthogonal while P <= D, beyond that only nearly so: columns are cut off."""
+    size = max(num_positions, width)
+    basis, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))
+    table = basis[:num_positions, :width].float()
+    scaled: Tensor = table * (math.sqrt(width) / table.norm(dim=1, keepdim=True))
+    return scaled
+
+
+def sinusoidal_table(num_positions: int, width: int) -> Float[Tensor, "P D"]:
+    """Channel 2i is sin(position * 10000^(-2i / D)), channel 2i + 1 the cosine of the same angle.
+
+    Source: Vaswani et al., "Attention is all you need", arXiv 1706.03762, section 3.5.
+    """
+    channel = torch.arange(width, dtype=torch.float64)
+    angle = torch.arange(num_positions, dtype=torch.float64)[:, None] * 10_000.0 ** (-(channel - channel % 2) / width)
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
 
 
 class RotaryPositions(nn.Module):
@@ -41,9 +57,9 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        half = config.head_size // 2
+        half = config.channels // 2
         frequency = config.rotary_base ** (-torch.arange(half, dtype=torch.float64) / half)
-        angle = torch.arange(config.max_length, dtype=torch.float64)[:, None] * frequency
+        angle = torch.arange(config.num_positions, dtype=torch.float64)[:, None] * frequency
         self.register_buffer("cosine", angle.cos().float())
         self.register_buffer("sine", angle.sin().float())
 

@@ -11,14 +11,15 @@ from fastapi import Response
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from attnserve.bundle import Manifest
 from attnserve.service.engine import Answer
 from attnserve.service.prediction import render_prediction
 from attnserve.service.preprocess import PredictRequest
-from attnserve.service.problems import NotAcceptable
+from attnserve.service.problems import Invalid, NotAcceptable
 from attnserve.service.selection import Selection
+from attnserve.service.sequences import Reader
 
 JSON, SAFETENSORS, NPZ = "application/json", "application/x-safetensors", "application/x-npz"
+EVENTS = "text/event-stream"
 FORMATS = (JSON, SAFETENSORS, NPZ)
 
 Arrays = list[dict[str, NDArray[np.floating[Any]]]]
@@ -37,7 +38,7 @@ def choose_format(accept: str | None, formats: Sequence[str] = FORMATS) -> str:
     entries = [_parse_range(entry) for entry in (accept or "*/*").split(",")]
     best, best_rank = None, (0.0, 0)
     for media_type in formats:
-        for media_range in (media_type, "application/*", "*/*"):
+        for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
             ranks = [(quality, -place) for place, (name, quality) in enumerate(entries) if name == media_range]
             if ranks:
                 if max(ranks)[0] > 0 and (best is None or max(ranks) > best_rank):
@@ -56,25 +57,39 @@ def _parse_range(entry: str) -> tuple[str, float]:
     return media_range, float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) else 0.0
 
 
+def check_finite(answers: Sequence[Answer]) -> None:
+    """Refuse to answer what overflows inside the model, as large features do, soonest in half precision.
+
+    Raises:
+        Invalid: names the sequence.
+    """
+    for index, answer in enumerate(answers):
+        if not all(np.isfinite(array).all() for array in (answer.logits, *answer.captures.values())):
+            message = "expected a sequence to which the model has a finite answer, got one that overflows"
+            raise Invalid.about(f"sequences[{index}]", message)
+
+
 def describe_answer(
-    model: str, version: int, manifest: Manifest, request: PredictRequest, answers: Sequence[Answer]
+    model: str, version: int, reader: Reader, request: PredictRequest, answers: Sequence[Answer]
 ) -> dict[str, Any]:
     """The part of the answer that is JSON in every format: predictions, and what the arrays mean."""
+    manifest, attention = reader.manifest, request.attention
+    is_whole = manifest.task == "classify_sequence"
     document: dict[str, Any] = {
         "model": model,
         "version": version,
         "predictions": [
-            render_prediction(answer.logits, positions, request.top_k, manifest.labels)
+            render_prediction(answer.logits, None if is_whole else positions, request.top_k, reader.name_class)
             for answer, positions in zip(answers, request.positions, strict=True)
         ],
         "warnings": list(manifest.warnings),
     }
-    attention = request.attention
+    if attention is not None or request.has_text:
+        document["tokens"] = [reader.list_tokens(read) for read in request.inputs]
     if attention is not None:
         document |= {
             "quantity": attention.quantity,
             "causal": manifest.causal,
-            "tokens": [sequence.tolist() for sequence in request.sequences],
             "layers": attention.layers,
             "variants": [manifest.layers[layer].variant for layer in attention.layers],
             "heads": attention.heads,

@@ -28,6 +28,8 @@ NAMES = {"entropy": ("entropy_bits", "entropy_normalised")}
 WIDE_HINT = "ask for fewer layers, heads or queries, or send Accept: application/x-safetensors"
 # Weights computed for one answer, kept or not: tens of seconds of one core.
 MAX_WEIGHTS = 1 << 30
+# Of one token of a continuation: its entry in the answer, until that is sent.
+CONTINUED_BYTES = 512
 
 
 def captures_for(manifest: Manifest, attention: Selection) -> frozenset[str]:
@@ -48,7 +50,7 @@ def check_size(request: PredictRequest, *, as_json: bool, max_response_bytes: in
     """
     attention = request.attention
     assert attention is not None
-    lengths = [len(sequence) for sequence in request.sequences]
+    lengths = request.lengths
     num_pairs = sum(len(steps) * length for steps, length in zip(attention.queries, lengths, strict=True))
     num_heads = len(attention.layers) * len(attention.heads)
     if attention.quantity == "weights":
@@ -79,14 +81,16 @@ def check_size(request: PredictRequest, *, as_json: bool, max_response_bytes: in
 
 
 def held_bytes(request: PredictRequest, manifest: Manifest) -> int:
-    """Memory that the logits and captures of `request` take between their run and its answer."""
-    num_logits = manifest.vocabulary_size * sum(len(steps) for steps in request.positions)
+    """Memory that `request` takes until it is answered: its inputs, logits and captures, and what it goes on with."""
+    num_logits = manifest.num_outputs * sum(len(steps) for steps in request.positions)
     layers = () if request.attention is None else set(request.attention.layers)
     per_row = sum(
         (manifest.layers[index].num_heads + manifest.layers[index].num_key_heads) * manifest.layers[index].head_size
         for index in layers
     )
-    return 4 * (num_logits + per_row * sum(len(sequence) for sequence in request.sequences))
+    going_on = 0 if request.continuation is None else request.continuation.num_tokens * len(request.inputs)
+    num_bytes = sum(read.values.nbytes for read in request.inputs) + CONTINUED_BYTES * going_on
+    return num_bytes + 4 * (num_logits + per_row * sum(request.lengths))
 
 
 def compute_arrays(
@@ -104,7 +108,7 @@ def compute_arrays(
     heads, place_of_head = np.unique(attention.heads, return_inverse=True)
     place_of_layer = np.searchsorted(layers, attention.layers)
     results = []
-    for sequence, steps, answer in zip(request.sequences, attention.queries, answers, strict=True):
+    for length, steps, answer in zip(request.lengths, attention.queries, answers, strict=True):
         per_layer: list[dict[str, NDArray[Any]]] = []
         for index in layers:
             layer = runtime.manifest.layers[index]
@@ -115,7 +119,7 @@ def compute_arrays(
                 weights = np.concatenate([block.weights for block in blocks], axis=1)
                 per_layer.append({"weights": weights.astype(attention.dtype, copy=False)})
             else:
-                per_layer.append(diagnose(blocks, attention.diagnostics, len(sequence)))
+                per_layer.append(diagnose(blocks, attention.diagnostics, length))
         results.append(
             {
                 name: np.stack([arrays[name] for arrays in per_layer])[np.ix_(place_of_layer, place_of_head)]

@@ -118,7 +118,7 @@ class Batcher:
             Overloaded: the queue has no room for all of them; none is queued.
             Unavailable: closed.
         """
-        lengths = [len(job.tokens) for job in jobs]
+        lengths = [len(job.sequence) for job in jobs]
         longest = max(lengths)
         if self._cost.bytes(Shape().add(longest)) > self._max_batch_bytes:
             fits = self._cost.longest_within(self._max_batch_bytes)
@@ -183,7 +183,7 @@ class Batcher:
             present = [waiting for waiting in queue if not waiting.request.is_over]
             present.sort(key=lambda waiting: waiting.turn)
             places = take_batch(
-                (len(waiting.job.tokens) for waiting in present),
+                (len(waiting.job.sequence) for waiting in present),
                 self._cost,
                 max_bytes=self._max_batch_bytes,
                 max_seconds=self._max_batch_ms / 1000,
@@ -211,7 +211,7 @@ class Batcher:
                     if not waiting.request.is_over:
                         self._answer([waiting])
                 return
-            log.exception("a sequence of %d steps failed", len(batch[0].job.tokens))
+            log.exception("a sequence of %d steps failed", len(batch[0].job.sequence))
             batch[0].request.fail(InternalError("the model failed on this input; the service's log has details"))
             return
         for waiting, answer in zip(batch, answers, strict=True):

@@ -19,7 +19,7 @@ from attnserve.bundle import Manifest
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
 from attnserve.service.catalogue import memory_limit
-from attnserve.service.engine import Answer, Engine, Feeds, Job, form_feeds
+from attnserve.service.engine import Answer, Engine, Feeds, Job, form_feeds, make_sequence
 
 NUM_SEQUENCES = 64
 LONG, NUM_SHORT, SHORT = 1024, 15, 8
@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace) -> int:
         compare(f"{NUM_SEQUENCES} sequences of 1-{longest} / session.run on the same feeds", engine, mixed, parsed),
         compare(f"{NUM_SEQUENCES} sequences of {SHORT} / session.run on the same feeds", engine, short, parsed),
         compare(
-            f"1 of {len(lopsided[0].tokens)} among {NUM_SHORT} of {SHORT} / each alone",
+            f"1 of {len(lopsided[0].sequence)} among {NUM_SHORT} of {SHORT} / each alone",
             engine,
             lopsided,
             parsed,
@@ -78,10 +78,9 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def make_jobs(manifest: Manifest, lengths: Sequence[int], generator: np.random.Generator) -> list[Job]:
-    """Random sequences of the given lengths, each asking for its last position."""
+    """Random sequences of the given lengths, each asking for its last step."""
     return [
-        Job(tokens=generator.integers(0, manifest.vocabulary_size, length), positions=np.array([length - 1]))
-        for length in lengths
+        Job(sequence=make_sequence(manifest, length, generator), positions=np.array([length - 1])) for length in lengths
     ]
 
 

@@ -32,7 +32,7 @@ class Budget:
         if num_bytes > self.max_bytes:
             raise TooLarge.about(
                 "sequences",
-                f"body, logits, queries and keys may take {self.max_bytes} bytes, those of this request need "
+                f"body, inputs, logits, queries and keys may take {self.max_bytes} bytes, those of this request need "
                 f"{num_bytes}; ask for fewer sequences, positions or layers at a time",
             )
         if self.num_bytes + num_bytes > self.max_bytes:

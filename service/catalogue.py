@@ -9,13 +9,15 @@ from typing import Any
 
 import orjson
 
-from attnserve.bundle import MANIFEST_FILE, BundleError, Manifest, is_model_name, is_version
+from attnserve.bundle import MANIFEST_FILE, TOKENIZER_FILE, BundleError, Manifest, is_model_name, is_version
 from attnserve.records import RecordError, read_text, to_json
 from attnserve.runtime import DeviceError
 from attnserve.service.batching import Batcher
 from attnserve.service.engine import Engine
 from attnserve.service.problems import NotFound, Unavailable
+from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
+from attnserve.text import TextError, TextReader, read_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class ServedModel:
     """Every version in the repository; `version` is the one served."""
     engine: Engine
     batcher: Batcher
+    reader: Reader
 
     @property
     def manifest(self) -> Manifest:
@@ -84,7 +87,7 @@ class Catalogue:
                 raise
             # Not only `BundleError`: a manifest that is whole but wrong fails somewhere in numpy or ONNX Runtime.
             except Exception as error:
-                is_ours = isinstance(error, BundleError)
+                is_ours = isinstance(error, BundleError | TextError)
                 reason = str(error) if is_ours else f"{type(error).__name__}: {error}"
                 self.failures[name] = reason.replace(f"{self.repository}{os.sep}", "")[:1000]
                 log.error("%s cannot be served: %s", name, reason, exc_info=not is_ours)
@@ -140,6 +143,7 @@ class Catalogue:
             tuning_seconds=self.settings.tuning_seconds,
         )
         check_answerable(engine.manifest)
+        reader = Reader(engine.manifest, open_text(engine.runtime.folder, engine.manifest))
         batcher = Batcher(
             engine.run,
             engine.cost,
@@ -150,18 +154,27 @@ class Catalogue:
             name=f"engine-{name}",
         )
         log.info("%s/%d answers on %s, golden replayed: %s", name, version, engine.runtime.device, _verdict(engine))
-        return ServedModel(name=name, version=version, versions=tuple(versions), engine=engine, batcher=batcher)
+        return ServedModel(
+            name=name, version=version, versions=tuple(versions), engine=engine, batcher=batcher, reader=reader
+        )
+
+
+def open_text(folder: Path, manifest: Manifest) -> TextReader | None:
+    """The bundle's tokenizer, if its model reads text.
+
+    Raises:
+        TextError: it is malformed or does not fit the model.
+    """
+    has_text = TOKENIZER_FILE in manifest.files
+    return read_tokenizer(folder / TOKENIZER_FILE, manifest) if has_text else None
 
 
 def check_answerable(manifest: Manifest) -> None:
     """Refuse what only an answer would stumble over.
 
     Raises:
-        BundleError: labels that do not match the vocabulary, or text or numbers that JSON cannot carry.
+        BundleError: text or numbers that JSON cannot carry.
     """
-    num_labels = manifest.vocabulary_size if manifest.labels is None else len(manifest.labels)
-    if num_labels != manifest.vocabulary_size:
-        raise BundleError(f"manifest: labels: expected {manifest.vocabulary_size} (the vocabulary), got {num_labels}")
     try:
         orjson.dumps(to_json(manifest))
     except TypeError as error:  # Half a surrogate pair, or an integer beyond 64 bits: only a card has room for them.

@@ -156,7 +156,7 @@ def estimate_bytes(manifest: Manifest) -> tuple[float, float]:
     layer = manifest.layers[0]
     width = layer.num_heads * layer.head_size
     # Residual, query, key, value and their gathered copies, MLP, and captures of every layer; logits of every row.
-    per_row = width * (16 + 4 * len(manifest.layers)) + manifest.vocabulary_size
+    per_row = width * (16 + 4 * len(manifest.layers)) + manifest.num_outputs
     return 4.0 * per_row, 4.0 * 3 * layer.num_heads + 8
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from attnserve.bundle import LOGITS, BundleError
 from attnserve.golden import read_golden, replay
+from attnserve.interface import Interface
 from attnserve.packing import Packed, pack
 from attnserve.runtime import Runtime
 from attnserve.service.cost import Cost, measure_cost
@@ -21,8 +22,8 @@ from attnserve.service.cost import Cost, measure_cost
 class Job:
     """One sequence and what is wanted of it."""
 
-    tokens: NDArray[np.int64]
-    """[n] ids."""
+    sequence: NDArray[Any]
+    """[n] ids or [n, F] feature vectors."""
     positions: NDArray[np.int64]
     """[P] steps whose logits are wanted."""
     captures: frozenset[str] = frozenset()
@@ -74,16 +75,27 @@ class Engine:
 
     def _run_lengths(self, lengths: Sequence[int]) -> None:
         one = np.zeros(1, np.int64)
-        self.run([Job(tokens=np.zeros(length, np.int64), positions=one) for length in lengths])
+        self.run([Job(sequence=make_sequence(self.manifest, length), positions=one) for length in lengths])
+
+
+def make_sequence(
+    interface: Interface, length: int, generator: np.random.Generator | None = None
+) -> NDArray[np.int64] | NDArray[np.float32]:
+    """A sequence to measure with: random, or of zeros without a generator."""
+    if interface.num_features is not None:
+        shape = (length, interface.num_features)
+        return np.zeros(shape, np.float32) if generator is None else generator.normal(size=shape).astype(np.float32)
+    assert interface.vocabulary_size is not None
+    return np.zeros(length, np.int64) if generator is None else generator.integers(0, interface.vocabulary_size, length)
 
 
 def form_feeds(jobs: Sequence[Job]) -> Feeds:
     """Pack jobs into one batch; rows and captures follow the order of the jobs."""
-    packed = pack([job.tokens for job in jobs])
+    packed = pack([job.sequence for job in jobs])
     starts = packed.starts
     rows = np.concatenate([start + job.positions for start, job in zip(starts, jobs, strict=True)])
     captured = [
-        np.arange(start, start + len(job.tokens)) for start, job in zip(starts, jobs, strict=True) if job.captures
+        np.arange(start, start + len(job.sequence)) for start, job in zip(starts, jobs, strict=True) if job.captures
     ]
     names = sorted(frozenset().union(*(job.captures for job in jobs)))
     return Feeds(
@@ -101,7 +113,7 @@ def split_outputs(jobs: Sequence[Job], outputs: dict[str, NDArray[Any]]) -> list
     for job in jobs:
         logits = outputs[LOGITS][row : row + len(job.positions)]
         row += len(job.positions)
-        captures = {name: outputs[name][captured : captured + len(job.tokens)] for name in job.captures}
-        captured += len(job.tokens) if job.captures else 0
+        captures = {name: outputs[name][captured : captured + len(job.sequence)] for name in job.captures}
+        captured += len(job.sequence) if job.captures else 0
         answers.append(Answer(logits=logits, captures=captures))
     return answers

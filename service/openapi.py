@@ -1,11 +1,12 @@
 """OpenAPI: bodies and answers of the routes, each with examples that work. FastAPI parses and checks neither."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from attnserve.service import schemas
-from attnserve.service.answer import JSON, NPZ, SAFETENSORS
+from attnserve.service.answer import EVENTS, JSON, NPZ, SAFETENSORS
 from attnserve.service.problems import (
     MEDIA_TYPE,
     BadRequest,
@@ -32,11 +33,11 @@ def describe_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "examples": examples}}}}
 
 
-def describe_answer(example: object, *problems: type[Problem], binary: bool = False) -> Documented:
-    """`responses` of a route: an example of success, the problems it answers with, and whether tensors are on offer."""
+def describe_answer(example: object, *problems: type[Problem], formats: Sequence[str] = ()) -> Documented:
+    """`responses` of a route: an example of success, the problems it answers with, and formats besides JSON."""
     content: dict[str, Any] = {JSON: {"example": example}}
-    if binary:
-        content |= {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (SAFETENSORS, NPZ)}
+    for media_type in formats:
+        content[media_type] = {"schema": {"type": "string", **({} if media_type == EVENTS else {"format": "binary"})}}
     described: Documented = {200: {"description": "Done", "content": content}}
     for problem in problems:
         described[problem.status] = {
@@ -108,9 +109,9 @@ PREDICTED: dict[str, Any] = {
 }
 ATTENDED: dict[str, Any] = {
     **PREDICTED,
+    "tokens": [[{"id": index, "text": f"s{index}", "span": None} for index in (3, 1, 4, 1, 5, 2, 6, 5)]],
     "quantity": "diagnostics",
     "causal": True,
-    "tokens": [[3, 1, 4, 1, 5, 2, 6, 5]],
     "layers": [0],
     "variants": ["expressive"],
     "heads": [0],
@@ -149,17 +150,18 @@ FAILED: dict[str, Any] = {
 }
 MODEL: dict[str, Any] = {
     **SUMMARY,
+    "reads_text": False,
     "limits": {"max_length": 512},
-    "causal": True,
     "vocabulary_size": 8,
     "labels": ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"],
+    "causal": True,
     "card": {"symbols": 8, "delay": 8},
     "device": "cpu",
 }
 
 ASKING = (BadRequest, NotFound, NotAcceptable, TooLarge, UnsupportedMediaType, Invalid, Overloaded, InternalError)
-PREDICT_ANSWERS = describe_answer(PREDICTED, *ASKING, Unavailable, binary=True)
-ATTENTION_ANSWERS = describe_answer(ATTENDED, *ASKING, Unavailable, binary=True)
+PREDICT_ANSWERS = describe_answer(PREDICTED, *ASKING, Unavailable, formats=(SAFETENSORS, NPZ, EVENTS))
+ATTENTION_ANSWERS = describe_answer(ATTENDED, *ASKING, Unavailable, formats=(SAFETENSORS, NPZ))
 LIST_ANSWERS = describe_answer({"models": [SUMMARY, FAILED]})
 MODEL_ANSWERS = describe_answer(MODEL, NotFound, Unavailable)
 ALIVE_ANSWERS = describe_answer({"status": "alive"})

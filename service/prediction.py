@@ -1,47 +1,51 @@
 """Predictions: logits to the answer's top entries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Label = Callable[[int], str | None]
 
 # Logits looked at together, some 40 bytes each: all of a large vocabulary at every position would be gigabytes.
 MAX_BLOCK_NUMBERS = 1 << 20
 
 
 def render_prediction(
-    logits: NDArray[np.float32], positions: NDArray[np.int64], top_k: int, labels: Sequence[str] | None
+    logits: NDArray[np.float32], positions: NDArray[np.int64] | None, top_k: int, label: Label
 ) -> dict[str, Any]:
     """`{"positions", "top"}` of one sequence; logits and probabilities stay float32, printed in shortest exact form.
 
     Args:
         logits: [P, W].
-        positions: [P] steps they belong to.
+        positions: [P] steps they belong to; None if they are the answer to the sequence as a whole.
         top_k: entries per position; ties go to the smaller id.
-        labels: a name per id, or None.
+        label: the name of an id, if it has one.
     """
     block = max(1, MAX_BLOCK_NUMBERS // logits.shape[1])
     parts = (logits[start : start + block] for start in range(0, len(logits), block))
-    top = [entries for part in parts for entries in _top_entries(part, top_k, labels)]
-    return {"positions": positions.tolist(), "top": top}
+    top = [entries for part in parts for entries in _top_entries(part, top_k, label)]
+    return {"positions": None if positions is None else positions.tolist(), "top": top}
 
 
-def _top_entries(logits: NDArray[np.float32], top_k: int, labels: Sequence[str] | None) -> list[list[dict[str, Any]]]:
-    ids = top_ids(logits, top_k)
+def describe_entry(index: int, logit: np.float32, probability: np.float32, label: Label) -> dict[str, Any]:
+    """One candidate."""
+    return {"id": index, "label": label(index), "probability": probability, "logit": logit}
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[P, W], computed in float64."""
     wide = logits.astype(np.float64)
     exponentials = np.exp(wide - wide.max(axis=1, keepdims=True))
-    probabilities = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
+
+
+def _top_entries(logits: NDArray[np.float32], top_k: int, label: Label) -> list[list[dict[str, Any]]]:
+    ids, probabilities = top_ids(logits, top_k), softmax(logits)
     return [
-        [
-            {
-                "id": index,
-                "label": None if labels is None else labels[index],
-                "probability": probabilities[row, index],
-                "logit": logits[row, index],
-            }
-            for index in ids[row].tolist()
-        ]
+        [describe_entry(index, logits[row, index], probabilities[row, index], label) for index in ids[row].tolist()]
         for row in range(len(logits))
     ]
 

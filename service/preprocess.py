@@ -7,16 +7,16 @@ characters. What a request asks for is counted before it is laid out: a short bo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from attnserve.bundle import Manifest
+from attnserve.service.continuation import CONTINUATION_FIELDS, Continuation, parse_continuation
 from attnserve.service.problems import MAX_FAULTS, BadRequest, Fault, Invalid, TooLarge, raise_faults
 from attnserve.service.selection import FIELDS, MAX_ENTRIES, Selection, describe, parse_selection, parse_steps
+from attnserve.service.sequences import Input, Reader, parse_sequences
 
 DEFAULT_TOP_K = 5
 
@@ -25,30 +25,25 @@ DEFAULT_TOP_K = 5
 class PredictRequest:
     """A request whose every field has been checked."""
 
-    sequences: list[NDArray[np.int64]]
+    inputs: list[Input]
     positions: list[NDArray[np.int64]]
-    """Steps per sequence whose predictions are wanted."""
+    """Steps per sequence whose predictions are wanted; of classify_sequence the one that speaks for it."""
     top_k: int
-    attention: Selection | None
-
-
-@dataclass(frozen=True)
-class _Vocabulary:
-    """What the items of a sequence may be."""
-
-    manifest: Manifest
+    attention: Selection | None = None
+    continuation: Continuation | None = None
 
     @property
-    def size(self) -> int:
-        return self.manifest.vocabulary_size
+    def lengths(self) -> list[int]:
+        """Rows of each sequence."""
+        return [len(read.values) for read in self.inputs]
 
-    @cached_property
-    def ids_by_label(self) -> dict[str, int]:
-        # Only once a label is met: a vocabulary of 50,000 takes milliseconds, and most requests send ids.
-        return {label: index for index, label in enumerate(self.manifest.labels or ())}
+    @property
+    def has_text(self) -> bool:
+        """Whether any sequence came as text."""
+        return any(read.text is not None for read in self.inputs)
 
 
-def parse_predict(body: bytes, manifest: Manifest) -> PredictRequest:
+def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
     """Check the body of `POST .../predict`.
 
     Raises:
@@ -57,21 +52,26 @@ def parse_predict(body: bytes, manifest: Manifest) -> PredictRequest:
         TooLarge: sequences x positions x top_k, or sequences x queries, is beyond `MAX_ENTRIES`.
     """
     document = _parse_object(body)
-    _check_fields(document, ("sequences", "top_k", "positions", "attention"))
+    _check_fields(document, ("sequences", "top_k", "positions", "attention", *CONTINUATION_FIELDS))
+    if document.get("continue") is not None:
+        return _parse_continuation(document, reader)
+    for name in CONTINUATION_FIELDS[1:]:
+        if name in document:
+            raise Invalid.about(name, f"expected only together with continue, got {describe(document[name])}")
     attention = document.get("attention")
     if attention is None:
-        return _parse_request(document, manifest, None, "")
+        return _parse_request(document, reader, None, "")
     if not isinstance(attention, dict):
         raise Invalid.about("attention", f"expected an object, got {describe(attention)}")
     _check_fields(attention, FIELDS, "attention.")
-    return _parse_request(document, manifest, attention, "attention.")
+    return _parse_request(document, reader, attention, "attention.")
 
 
-def parse_attention(body: bytes, manifest: Manifest) -> PredictRequest:
+def parse_attention(body: bytes, reader: Reader) -> PredictRequest:
     """Check the body of `POST .../attention`; raises as `parse_predict`."""
     document = _parse_object(body)
     _check_fields(document, ("sequences", "top_k", "positions", *FIELDS))
-    return _parse_request(document, manifest, document, "")
+    return _parse_request(document, reader, document, "")
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:
@@ -97,83 +97,67 @@ def _check_fields(document: dict[str, Any], known: Sequence[str], prefix: str = 
 
 
 def _parse_request(
-    document: dict[str, Any], manifest: Manifest, attention: dict[str, Any] | None, prefix: str
+    document: dict[str, Any], reader: Reader, attention: dict[str, Any] | None, prefix: str
 ) -> PredictRequest:
-    if "sequences" not in document:
-        raise Invalid.about("sequences", "missing; expected a list of lists of ids")
-    top_k = _parse_top_k(document, manifest)
-    sequences = parse_sequences(document["sequences"], manifest)
-    lengths = [len(sequence) for sequence in sequences]
-    positions = parse_steps(document.get("positions", "last"), "positions", lengths)
-    if top_k * positions.count > MAX_ENTRIES:
+    manifest = reader.manifest
+    top_k = _parse_top_k(document, reader, min(DEFAULT_TOP_K, manifest.num_outputs))
+    inputs = _parse_inputs(document, reader)
+    lengths = [len(read.values) for read in inputs]
+    if manifest.task == "classify_sequence":
+        if "positions" in document:
+            got = describe(document["positions"])
+            raise Invalid.about("positions", f"this model answers once per sequence; expected none, got {got}")
+        positions = [np.array([manifest.answer_step(length)]) for length in lengths]
+        num_positions = len(positions)
+    else:
+        default = "last" if manifest.task == "next_token" else "all"
+        steps = parse_steps(document.get("positions", default), "positions", lengths)
+        num_positions = steps.count
+    if top_k * num_positions > MAX_ENTRIES:
         raise TooLarge.about(
             "top_k",
-            f"sequences x positions x top_k may be at most {MAX_ENTRIES}, got {top_k * positions.count}; "
+            f"sequences x positions x top_k may be at most {MAX_ENTRIES}, got {top_k * num_positions}; "
             "ask for fewer positions or a smaller top_k",
         )
+    selection = None if attention is None else parse_selection(attention, manifest, lengths, prefix)
+    if selection is not None and sum(lengths) > MAX_ENTRIES:
+        message = f"expected at most {MAX_ENTRIES} steps, each of which the answer names, got {sum(lengths)}"
+        raise TooLarge.about("sequences", f"{message}; ask for fewer sequences at a time")
     return PredictRequest(
-        sequences=sequences,
-        positions=positions.per_sequence(),
+        inputs=inputs,
+        positions=positions if manifest.task == "classify_sequence" else steps.per_sequence(),
         top_k=top_k,
-        attention=None if attention is None else parse_selection(attention, manifest, lengths, prefix),
+        attention=selection,
     )
 
 
-def _parse_top_k(document: dict[str, Any], manifest: Manifest) -> int:
-    value = document.get("top_k", min(DEFAULT_TOP_K, manifest.vocabulary_size))
-    if type(value) is not int or not 1 <= value <= manifest.vocabulary_size:
-        expected = f"an integer from 1 to {manifest.vocabulary_size} (the vocabulary)"
-        raise Invalid.about("top_k", f"expected {expected}, got {describe(value)}")
+def _parse_continuation(document: dict[str, Any], reader: Reader) -> PredictRequest:
+    manifest = reader.manifest
+    for name in ("positions", "attention"):
+        if document.get(name) is not None:
+            raise Invalid.about(name, f"expected none together with continue, got {describe(document[name])}")
+    if manifest.task != "next_token":
+        raise Invalid.about("continue", f"expected none: this model's task is {manifest.task}, not next_token")
+    top_k = _parse_top_k(document, reader, manifest.num_outputs)
+    inputs = _parse_inputs(document, reader)
+    lengths = [len(read.values) for read in inputs]
+    return PredictRequest(
+        inputs=inputs,
+        positions=[np.array([length - 1]) for length in lengths],
+        top_k=top_k,
+        continuation=parse_continuation(document, top_k, lengths, manifest.max_length),
+    )
+
+
+def _parse_inputs(document: dict[str, Any], reader: Reader) -> list[Input]:
+    if "sequences" not in document:
+        raise Invalid.about("sequences", f"missing; expected a list, each item {reader.kinds}")
+    return parse_sequences(document["sequences"], reader)
+
+
+def _parse_top_k(document: dict[str, Any], reader: Reader, default: int) -> int:
+    value, size = document.get("top_k", default), reader.manifest.num_outputs
+    if type(value) is not int or not 1 <= value <= size:
+        what = "the vocabulary" if reader.manifest.num_classes is None else "the classes"
+        raise Invalid.about("top_k", f"expected an integer from 1 to {size} ({what}), got {describe(value)}")
     return value
-
-
-def parse_sequences(value: Any, manifest: Manifest) -> list[NDArray[np.int64]]:
-    """Turn lists of ids, or of labels, into arrays of ids; names every fault up to `MAX_FAULTS`."""
-    if not isinstance(value, list):
-        raise Invalid.about("sequences", f"expected a list of lists of ids, got {describe(value)}")
-    if not value:
-        raise Invalid.about("sequences", "expected at least one sequence, got none")
-    if len(value) > MAX_ENTRIES:
-        raise TooLarge.about("sequences", f"expected at most {MAX_ENTRIES} sequences, got {len(value)}")
-    vocabulary = _Vocabulary(manifest)
-    faults: list[Fault] = []
-    sequences = []
-    for index, items in enumerate(value):
-        field = f"sequences[{index}]"
-        if not isinstance(items, list):
-            kinds = "ids" if manifest.labels is None else "ids or labels"
-            faults.append(Fault(field=field, message=f"expected a list of {kinds}, got {describe(items)}"))
-        elif not items:
-            faults.append(Fault(field=field, message="expected at least one id, got none"))
-        elif len(items) > manifest.max_length:
-            message = f"expected at most {manifest.max_length} steps, got {len(items)}"
-            faults.append(Fault(field=field, message=message))
-        else:
-            sequences.append(_parse_ids(items, field, vocabulary, faults))
-        if len(faults) >= MAX_FAULTS:
-            break
-    raise_faults(faults)
-    return sequences
-
-
-def _parse_ids(items: list[Any], field: str, vocabulary: _Vocabulary, faults: list[Fault]) -> NDArray[np.int64]:
-    # A set of types, not isinstance: True is an int in Python and numpy would turn it into 1 without a word.
-    kinds = set(map(type, items))
-    has_labels = vocabulary.manifest.labels is not None
-    if kinds == {int} and min(items) >= 0 and max(items) < vocabulary.size:
-        return np.array(items, np.int64)
-    expect_labels = has_labels and kinds == {str}
-    if expect_labels:
-        ids = [vocabulary.ids_by_label.get(item, -1) for item in items]
-        if min(ids) >= 0:
-            return np.array(ids, np.int64)
-    expected = "a label of this model" if expect_labels else f"an integer id from 0 to {vocabulary.size - 1}"
-    if has_labels and {int, str} <= kinds:
-        expected += " (a sequence is either all ids or all labels)"
-    for place, item in enumerate(items):
-        right = ids[place] >= 0 if expect_labels else type(item) is int and 0 <= item < vocabulary.size
-        if not right:
-            faults.append(Fault(field=f"{field}[{place}]", message=f"expected {expected}, got {describe(item)}"))
-            if len(faults) >= MAX_FAULTS:
-                break
-    return np.empty(0, np.int64)

@@ -5,7 +5,7 @@ RFC 9457 problem+json, plus a top-level string `error` that Open Inference Proto
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import orjson
 from fastapi import Response
@@ -102,9 +102,9 @@ def raise_faults(faults: Sequence[Fault]) -> None:
         raise Invalid(f"{faults[0].field}: {faults[0].message}{more}", faults)
 
 
-def render_problem(problem: Problem) -> Response:
-    """The HTTP answer for a problem; at most `MAX_FAULTS` faults are named."""
-    body = {
+def describe_problem(problem: Problem) -> dict[str, Any]:
+    """A problem as JSON; at most `MAX_FAULTS` faults are named."""
+    return {
         "type": "about:blank",
         "title": problem.title,
         "status": problem.status,
@@ -112,9 +112,13 @@ def render_problem(problem: Problem) -> Response:
         "error": problem.detail,
         "errors": [{"field": fault.field, "message": fault.message} for fault in problem.faults[:MAX_FAULTS]],
     }
+
+
+def render_problem(problem: Problem) -> Response:
+    """The HTTP answer for a problem."""
     retry_after = RETRY_AFTER_SECONDS.get(problem.status)
     headers = problem.headers if retry_after is None else {"Retry-After": retry_after, **problem.headers}
-    return Response(orjson.dumps(body), problem.status, headers, MEDIA_TYPE)
+    return Response(orjson.dumps(describe_problem(problem)), problem.status, headers, MEDIA_TYPE)
 
 
 def problems_table() -> str:

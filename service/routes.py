@@ -2,16 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from attnserve.bundle import Manifest, is_version
+from attnserve.bundle import is_version
 from attnserve.records import to_json
-from attnserve.service import openapi
-from attnserve.service.answer import FORMATS, JSON, choose_format, describe_answer, render_binary, render_json
+from attnserve.service import openapi, stream
+from attnserve.service.answer import (
+    FORMATS,
+    JSON,
+    check_finite,
+    choose_format,
+    describe_answer,
+    render_binary,
+    render_json,
+)
 from attnserve.service.attention import captures_for, check_size, compute_arrays, held_bytes
 from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
@@ -19,17 +27,24 @@ from attnserve.service.catalogue import Catalogue, ServedModel
 from attnserve.service.engine import Answer, Job
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
 from attnserve.service.problems import NotFound, Unavailable
-from attnserve.service.schemas import AttentionBody, ModelBody, ModelList, Predict, PredictAnswer
+from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
+from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
+from attnserve.service.stream import answer_continuation
 
-Parse = Callable[[bytes, Manifest], PredictRequest]
+Parse = Callable[[bytes, Reader], PredictRequest]
 Endpoint = Callable[..., Any]
 
 # Bodies and answers beyond these are parsed and rendered off the event loop, so that /healthz answers meanwhile; below
-# them a thread would cost more than the work.
+# them a thread would cost more than the work. Of a model that reads text less is large: a tokenizer takes a hundred
+# times longer over a byte than a parser.
 LARGE_BODY_BYTES = 64 * 1024
+LARGE_TEXT_BYTES = 1024
 LARGE_ANSWER_ENTRIES = 256
 LARGE_ANSWER_BYTES = 256 * 1024
+
+# Of the manifest, not in the description of a model: said elsewhere in it, or of use to readers of files only.
+HIDDEN = {"format_version", "task", "max_length", "inputs", "outputs", "files"}
 
 router = APIRouter()
 
@@ -47,13 +62,13 @@ def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
 
 @router.post(
     "/v1/models/{model}/predict",
-    response_model=PredictAnswer,
+    response_model=PredictAnswer | ContinueAnswer,
     responses=openapi.PREDICT_ANSWERS,
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
 )
 async def predict(model: str, request: Request) -> Response:
-    """Predict, and return what the heads attended to if `attention` is given."""
+    """Predict, and return what the heads attended to if `attention` is given, or go on if `continue` is."""
     return await _answer(model, None, request, parse_predict)
 
 
@@ -75,7 +90,7 @@ async def attention(model: str, request: Request) -> Response:
 
 @router.post(
     "/v1/models/{model}/versions/{version}/predict",
-    response_model=PredictAnswer,
+    response_model=PredictAnswer | ContinueAnswer,
     responses=openapi.PREDICT_ANSWERS,
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
@@ -147,33 +162,42 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
             held.enter_context(budget.hold(num_bytes))
 
         body = await read_body(request, settings.max_body_bytes, hold)
-        if len(body) > LARGE_BODY_BYTES:
-            asked = await in_turn(request, request.app.state.parsing, parse, body, model.manifest)
+        if len(body) > (LARGE_BODY_BYTES if model.reader.text is None else LARGE_TEXT_BYTES):
+            asked = await in_turn(request, request.app.state.parsing, parse, body, model.reader)
         else:
-            asked = parse(body, model.manifest)
-    # Predictions alone hold no tensors.
-    formats = (JSON,) if asked.attention is None else FORMATS
-    media_type = choose_format(request.headers.get("accept"), formats)
+            asked = parse(body, model.reader)
+    media_type = choose_format(request.headers.get("accept"), _formats_of(asked))
     captures: frozenset[str] = frozenset()
     if asked.attention is not None:
         check_size(asked, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
         captures = captures_for(model.manifest, asked.attention)
     jobs = [
-        Job(tokens=tokens, positions=positions, captures=captures)
-        for tokens, positions in zip(asked.sequences, asked.positions, strict=True)
+        Job(sequence=read.values, positions=positions, captures=captures)
+        for read, positions in zip(asked.inputs, asked.positions, strict=True)
     ]
     num_bytes = held_bytes(asked, model.manifest)
+    if asked.continuation is not None:
+        return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes))
     with budget.hold(num_bytes):
         answers = await while_connected(request, model.batcher.submit(jobs))
         if asked.attention is not None:
             return await in_turn(request, request.app.state.weighing, _render, model, asked, answers, media_type)
-        if num_bytes > LARGE_ANSWER_BYTES or asked.top_k * sum(map(len, asked.positions)) > LARGE_ANSWER_ENTRIES:
+        num_entries = asked.top_k * sum(map(len, asked.positions)) + (sum(asked.lengths) if asked.has_text else 0)
+        if num_bytes > LARGE_ANSWER_BYTES or num_entries > LARGE_ANSWER_ENTRIES:
             return await asyncio.to_thread(_render, model, asked, answers, media_type)
         return _render(model, asked, answers, media_type)
 
 
+def _formats_of(asked: PredictRequest) -> Sequence[str]:
+    if asked.continuation is not None:
+        return stream.FORMATS
+    # Predictions alone hold no tensors.
+    return (JSON,) if asked.attention is None else FORMATS
+
+
 def _render(model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str) -> Response:
-    document = describe_answer(model.name, model.version, model.manifest, asked, answers)
+    check_finite(answers)
+    document = describe_answer(model.name, model.version, model.reader, asked, answers)
     arrays = None if asked.attention is None else compute_arrays(model.engine.runtime, asked, answers)
     if arrays is None or media_type == JSON:
         return render_json(document, asked, arrays)
@@ -215,11 +239,11 @@ def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> di
 def _describe(catalogue: Catalogue, model: ServedModel) -> dict[str, Any]:
     manifest = model.manifest
     described = to_json(manifest)
-    kept = ("causal", "vocabulary_size", "labels", "card", "warnings", "layers", "provenance", "certificate")
     return {
         **_summarise(catalogue, model.name, model),
+        "reads_text": model.reader.text is not None,
         "limits": {"max_length": manifest.max_length},
-        **{name: described[name] for name in kept},
+        **{name: value for name, value in described.items() if name not in HIDDEN},
         "device": model.engine.runtime.device,
         "golden": {"logits": model.engine.report.logits, "maps": model.engine.report.maps},
         "cost": to_json(model.engine.cost),

@@ -4,11 +4,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from attnserve.service.continuation import MAX_SEED
 from attnserve.service.preprocess import DEFAULT_TOP_K
 from attnserve.service.selection import DEFAULT_DIAGNOSTICS, DIAGNOSTICS
 
 Indices = Literal["all"] | list[int]
 Steps = Literal["all", "last"] | list[int]
+Sequences = list[list[int] | list[str] | list[list[float]] | str]
+READS = (
+    "One item per sequence: token ids; labels, where the model has a label per id; a text, if the model reads text; "
+    "or vectors of numbers, if it reads features."
+)
 
 
 class Selection(BaseModel):
@@ -34,16 +40,42 @@ class Predict(BaseModel):
             "examples": [
                 {"sequences": [[3, 1, 4, 1, 5, 2, 6, 5]], "top_k": 3, "positions": "last"},
                 {"sequences": [[3, 1, 4], [1, 5]], "attention": {"layers": [-1], "queries": "last"}},
+                {"sequences": [[3, 1, 4, 1, 5, 2, 6, 5]], "continue": 4},
+                {"sequences": [[3, 1, 4, 1, 5, 2, 6, 5]], "continue": 4, "temperature": 0.8, "top_k": 3, "seed": 1},
             ]
         }
     )
 
-    sequences: list[list[int] | list[str]] = Field(
-        description="Token ids, or labels; a sequence is either all ids or all labels."
+    sequences: Sequences = Field(description=READS)
+    top_k: int = Field(
+        DEFAULT_TOP_K,
+        ge=1,
+        description="Entries per position, at most the classes; with `continue`, how many of the likeliest tokens are "
+        "drawn from (all of them unless given).",
     )
-    top_k: int = Field(DEFAULT_TOP_K, ge=1, description="Entries per position, at most the vocabulary.")
-    positions: Steps = Field("last", description="Steps of every sequence to predict from.")
+    positions: Steps = Field(
+        "last",
+        description="Steps of every sequence to predict from; all of them unless given if the task is classify_token. "
+        "Not with classify_sequence, which answers once per sequence.",
+    )
     attention: Selection | None = Field(None, description="Attention to return with the predictions.")
+    num_tokens: int | None = Field(
+        None,
+        alias="continue",
+        ge=1,
+        description="Go on for this many tokens, each read by the model as its next input; next_token models only, and "
+        "without `positions` and `attention`. With Accept: text/event-stream every token is sent when it is known.",
+    )
+    temperature: float = Field(
+        0.0, ge=0, description="With `continue`: 0 takes the likeliest token, else one is drawn at this temperature."
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=MAX_SEED,
+        description="With `continue` and a temperature: draws with one seed are the same again. One is made up, and "
+        "returned, unless given.",
+    )
 
 
 class AttentionBody(Selection):
@@ -58,16 +90,16 @@ class AttentionBody(Selection):
         }
     )
 
-    sequences: list[list[int] | list[str]] = Field(description="Token ids, or labels.")
+    sequences: Sequences = Field(description=READS)
     top_k: int = Field(DEFAULT_TOP_K, ge=1, description="Entries per predicted position.")
-    positions: Steps = Field("last", description="Steps of every sequence to predict from.")
+    positions: Steps = Field("last", description="Steps of every sequence to predict from, as in predict.")
 
 
 class Entry(BaseModel):
-    """One candidate for the next token."""
+    """One candidate: a token, or a class."""
 
     id: int
-    label: str | None
+    label: str | None = Field(description="Its name, if it has one; of a model that reads text, the token's text.")
     probability: float
     logit: float
 
@@ -75,8 +107,20 @@ class Entry(BaseModel):
 class Prediction(BaseModel):
     """The predictions of one sequence."""
 
-    positions: list[int]
+    positions: list[int] | None = Field(description="Null if the one prediction is of the sequence as a whole.")
     top: list[list[Entry]] = Field(description="Per position, by falling logit.")
+
+
+class Token(BaseModel):
+    """One step of a sequence, as the model read it."""
+
+    id: int | None = Field(None, description="Null if the model reads features.")
+    text: str | None = Field(
+        None, description="What the span cuts out of the text sent; else the name of the id; or [cls]."
+    )
+    span: tuple[int, int] | None = Field(
+        None, description="First character and the one after the last, counted in code points of the text sent."
+    )
 
 
 class Diagnostics(BaseModel):
@@ -106,21 +150,40 @@ class Map(BaseModel):
 
 
 class PredictAnswer(BaseModel):
-    """Answer of `predict`; the fields after `warnings` only when attention was asked for."""
+    """Answer of `predict`; the fields after `tokens` only when attention was asked for."""
 
     model: str
     version: int
     predictions: list[Prediction]
     warnings: list[str]
+    tokens: list[list[Token]] | None = Field(None, description="If a sequence was a text, or attention was asked for.")
     quantity: str | None = None
     causal: bool | None = None
-    tokens: list[list[int]] | None = None
     layers: list[int] | None = None
     variants: list[str] | None = Field(None, description="Variant of each layer in `layers`.")
     heads: list[int] | None = None
     queries: list[list[int]] | None = Field(None, description="Absolute query steps per sequence.")
     diagnostics: list[Diagnostics] | None = None
     maps: list[Map] | None = None
+
+
+class Grown(BaseModel):
+    """What one sequence was continued with."""
+
+    steps: list[int]
+    tokens: list[Entry] = Field(description="The token chosen at each step; its probability is at temperature 1.")
+    text: str | None = Field(description="Null if the model has no text.")
+
+
+class ContinueAnswer(BaseModel):
+    """Answer of `predict` with `continue`."""
+
+    model: str
+    version: int
+    continuations: list[Grown]
+    seed: int | None = Field(description="Of the draws; null at temperature 0.")
+    warnings: list[str]
+    tokens: list[list[Token]] | None = None
 
 
 class FaultBody(BaseModel):

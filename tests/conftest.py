@@ -1,4 +1,4 @@
-"""One exported model and one real service for the whole run: an export takes seconds, a start too."""
+"""Exported models and real services, once for the whole run: an export takes seconds, a start too."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,23 @@ def committed_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def breadth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a tiny untrained model of every kind that `tiny` is not. Not to be written to: copy it."""
+    from tests.kinds import save_kinds
+
+    checkpoints, repository = tmp_path_factory.mktemp("kinds"), tmp_path_factory.mktemp("breadth")
+    kinds = save_kinds(checkpoints)
+
+    def export(name: str) -> None:
+        run_export(checkpoints / name, repository / name / "1", *kinds[name].flags)
+
+    # Processes of their own, two at a time: an export computes on one core.
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(export, kinds))
+    return repository
+
+
+@pytest.fixture(scope="session")
 def copy_bundle(bundles: Path) -> Callable[[Path], Path]:
     """Copy the bundle to a place that must not exist."""
 
@@ -167,6 +185,18 @@ def server(bundles: Path, start_server: Any) -> Iterator[Served]:
     assert "Traceback" not in served.log.read_text()
 
 
+@pytest.fixture(scope="session")
+def broad(breadth: Path, start_server: Any) -> Iterator[Served]:
+    """The service of `breadth`, with its default limits. Whatever tests did to it, it met no bug."""
+    with start_server(breadth) as served:
+        assert served.client.get("/readyz").json()["failed"] == []
+        yield served
+        assert served.client.get("/healthz").status_code == 200
+    assert served.process.returncode == 0
+    assert "Traceback" not in served.log.read_text()
+    assert "Warning" not in served.log.read_text()
+
+
 @pytest.fixture
 def serve_app() -> Iterator[Callable[[Any], str]]:
     """Serve an app of this process on a real port; returns its URL. For what no process can be told to do on cue."""
@@ -174,9 +204,9 @@ def serve_app() -> Iterator[Callable[[Any], str]]:
         yield lambda app: stack.enter_context(_serving(app))
 
 
-def run_export(checkpoint: Path, bundle: Path) -> None:
+def run_export(checkpoint: Path, bundle: Path, *flags: str) -> None:
     """`attnserve export` in a process of its own."""
-    command = [sys.executable, "-m", "attnserve", "export", str(checkpoint), str(bundle)]
+    command = [sys.executable, "-m", "attnserve", "export", str(checkpoint), str(bundle), *flags]
     # Not from the repository root: there, what is missing from the package would be found all the same.
     done = subprocess.run(command, capture_output=True, text=True, cwd=checkpoint)
     assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"

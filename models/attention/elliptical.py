@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attnserve.interface import check_choice
 from attnserve.models.attention.dot_product import dot_product_attention, dot_product_weights
 from attnserve.models.attention.packed import gather_steps, heads_per_key, scatter_steps
 from attnserve.models.attention.variant import Variant
@@ -83,12 +84,6 @@ def elliptical_attention(
         scale=1 / math.sqrt(query.shape[2]) if scale is None else scale,
         **options,
     )
-
-
-def check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise `ValueError` naming the field unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{field}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def check_scope(scope: str, *, causal: bool) -> None:

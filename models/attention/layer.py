@@ -8,8 +8,9 @@ from functools import partial
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from attnserve.interface import check_choice
 from attnserve.models.attention import VARIANTS
-from attnserve.models.attention.elliptical import SCALINGS, check_choice, check_scope, elliptical_metric
+from attnserve.models.attention.elliptical import SCALINGS, check_scope, elliptical_metric
 from attnserve.models.attention.packed import attend, heads_per_key
 from attnserve.models.attention.variant import Variant
 from attnserve.records import check_types

@@ -28,6 +28,14 @@ def scatter_steps(
     return rows.index_copy(0, slots.flatten(), values)[:num_rows]
 
 
+def mean_steps(rows: Float[Tensor, "T D"], slots: Int[Tensor, "B N"]) -> Float[Tensor, "B D"]:
+    """Mean over the steps of every sequence, summed in at least float32."""
+    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    total = gather_steps(wide[:, None], slots)[:, 0].sum(1)
+    num_steps = (slots < rows.shape[0]).sum(1, keepdim=True)
+    return (total / num_steps).to(rows.dtype)
+
+
 def allowed_keys(slots: Int[Tensor, "B N"], num_rows: int, *, causal: bool, window: int = 0) -> Bool[Tensor, "B 1 N N"]:
     """Which keys (last axis) a query (axis before it) may see.
 

@@ -1,14 +1,23 @@
-"""Recording: the weights a model attends with, taken where the exporter takes hold of it too."""
+"""Taking hold of a model from outside: what its heads do, recorded or scaled, whatever module is around them.
 
-from collections.abc import Callable, Iterator
+The exporter uses the same seams: `Attention.attend`, and hooks on the blocks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attnserve.models.attention.layer import Attention
 from attnserve.models.attention.packed import allowed_keys, attention_scores, gather_steps
+
+
+def attention_layers(model: nn.Module) -> list[Attention]:
+    """The `Attention` modules of `model`, in the order they were registered."""
+    return [module for module in model.modules() if isinstance(module, Attention)]
 
 
 @contextmanager
@@ -18,7 +27,7 @@ def recorded_weights(model: nn.Module) -> Iterator[list[Tensor]]:
     Query and key arrive at `attend` with metric and rotation folded in.
     """
     collected: list[Tensor] = []
-    layers = [module for module in model.modules() if isinstance(module, Attention)]
+    layers = attention_layers(model)
     originals = [layer.attend for layer in layers]
     try:
         for layer, original in zip(layers, originals, strict=True):
@@ -27,6 +36,41 @@ def recorded_weights(model: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for layer, original in zip(layers, originals, strict=True):
             layer.attend = original
+
+
+@contextmanager
+def scaled_heads(model: nn.Module, head_scale: Float[Tensor, "L H"]) -> Iterator[None]:
+    """Multiply every head's output by its number in `head_scale`; 0 takes the head away (ablation)."""
+    layers = attention_layers(model)
+    originals = [layer.attend for layer in layers]
+    try:
+        for layer, original, factors in zip(layers, originals, head_scale, strict=True):
+            layer.attend = partial(_scale, factors, original)
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.attend = original
+
+
+@contextmanager
+def recorded_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect what each of `modules` returns, in the order of the calls; of a tuple, its first tensor."""
+    collected: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        collected.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield collected
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _scale(factors: Float[Tensor, " H"], original: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    attended = original(*arguments)
+    return attended * factors.to(attended.dtype)[:, None]
 
 
 def _record(

@@ -6,27 +6,32 @@ minute of one core. `checkpoints/train.sh` holds the commands of the committed c
 
 import argparse
 import dataclasses
-import platform
-import shlex
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import attnserve
-from attnserve.models.attention import VARIANTS
-from attnserve.models.attention.elliptical import SCALINGS, SCOPES
-from attnserve.models.checkpoint import CONFIG_FILE, save_checkpoint
-from attnserve.models.config import POSITIONS, TransformerConfig, layers_of
+from attnserve.models.checkpoint import save_checkpoint
+from attnserve.models.config import TransformerConfig
 from attnserve.models.recipes.accuracy import free_running_accuracy, greedy, teacher_forced_accuracy
 from attnserve.models.recipes.conditioning import measure_conditioning, observe
+from attnserve.models.recipes.options import (
+    add_model_options,
+    add_optimizer_options,
+    add_run_options,
+    attention_of,
+    check_counts,
+    check_folder,
+    command_of,
+    num_threads,
+    settings_of,
+    versions,
+)
 from attnserve.models.recipes.recurrence import NT, Lengths, batches
-from attnserve.models.recipes.training import OPTIMIZERS, TrainingSettings, train
+from attnserve.models.recipes.training import TrainingSettings, train
 from attnserve.models.transformer import Transformer
 
-DEFAULT_RATES = {"sgd": 0.3, "adamw": 0.003}
+SUMMARY = "x(t) = x(t-1) + x(t-delay) mod symbols, one next token at a time"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,41 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--symbols", type=int, default=8, help="number of symbols (default: %(default)s)")
     task.add_argument("--delay", type=int, default=16, help="how far back the recurrence reads (default: %(default)s)")
 
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--variant", choices=tuple(VARIANTS), default="expressive", help="how layers attend (default: %(default)s)"
-    )
-    model.add_argument(
-        "--layers", type=int, help="number of layers (default: 1; 2 if elliptical, whose layer 0 is dot-product)"
-    )
-    model.add_argument("--heads", type=int, default=1, help="heads per layer (default: %(default)s)")
-    model.add_argument("--width", type=int, default=32, help="size of the residual stream (default: %(default)s)")
-    model.add_argument("--mlp-ratio", type=float, default=4.0, help="MLP size / width (default: %(default)s)")
-    model.add_argument("--bias", action="store_true", help="biases in linear layers and norms (default: off)")
-    model.add_argument(
-        "--positions",
-        choices=POSITIONS,
-        default="orthogonal",
-        help="how a step knows where it is (default: %(default)s)",
-    )
-    model.add_argument(
-        "--rotary-base",
-        type=float,
-        default=10_000.0,
-        help="rotary frequencies are base^(-2e / head size); below 1 they exceed one radian per step "
-        "(default: %(default)s)",
-    )
-    model.add_argument("--max-length", type=int, help="longest sequence the model takes (default: --length)")
-    model.add_argument("--scale", type=float, help="factor on q.k (default: 1 / sqrt(head size))")
-    model.add_argument(
-        "--epsilon", type=float, default=0.0, help="added to the row sum of expressive attention (default: %(default)s)"
-    )
-    model.add_argument(
-        "--window", type=int, default=0, help="keys a query sees, its own included; 0 is all (default: %(default)s)"
-    )
-    model.add_argument("--scope", choices=SCOPES, help="elliptical: steps the metric is made of (default: prefix)")
-    model.add_argument("--scaling", choices=SCALINGS, help="elliptical: norm of the metric (default: max)")
-
+    add_model_options(parser)
     training = parser.add_argument_group("training")
     training.add_argument("--seed", type=int, default=0, help="of weights, data and scores (default: %(default)s)")
     training.add_argument("--steps", type=int, default=1200, help="optimiser steps (default: %(default)s)")
@@ -78,25 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=int, default=4096, help="tokens per step, at most (default: %(default)s)"
     )
     training.add_argument("--length", type=int, help="longest training sequence (default: 2 * delay + 2, the shortest)")
+    training.add_argument("--max-length", type=int, help="longest sequence the model takes (default: --length)")
     training.add_argument(
         "--curriculum",
         type=int,
         default=0,
         help="steps over which the longest length grows from 2 * delay + 2 to --length (default: %(default)s)",
     )
-    training.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="(default: %(default)s)")
-    training.add_argument("--lr", type=float, help="learning rate (default: 0.3 for sgd, 0.003 for adamw)")
-    training.add_argument("--momentum", type=float, default=0.8, help="of sgd (default: %(default)s)")
-    training.add_argument("--warmup", type=int, default=50, help="steps of rising rate (default: %(default)s)")
-    training.add_argument("--cooldown", type=int, default=0, help="last steps, of falling rate (default: %(default)s)")
-    training.add_argument(
-        "--threads", type=int, default=1, help="of PyTorch; results depend on it (default: %(default)s)"
-    )
+    add_optimizer_options(training)
     training.add_argument(
         "--starts", type=int, default=200, help="random starts, and sequences, scored (default: %(default)s)"
     )
-    training.add_argument("--quiet", action="store_true", help="no progress bars (default: off)")
-    training.add_argument("--out", required=True, metavar="FOLDER", help="where the checkpoint goes")
+    add_run_options(training)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -106,33 +70,18 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: an option has a value that makes no sense; the message names it.
         RuntimeError: training diverged.
     """
-    for option in ("batch", "max_tokens", "threads", "starts"):
-        if getattr(arguments, option) < 1:
-            raise ValueError(f"{option}: expected an integer >= 1, got {getattr(arguments, option)}")
-    if arguments.seed < 0:
-        raise ValueError(f"seed: expected an integer >= 0, got {arguments.seed}")
+    check_counts(arguments, "batch", "max_tokens", "starts")
     task = NT(symbols=arguments.symbols, delay=arguments.delay)
     lengths = lengths_of(arguments)
-    settings = TrainingSettings(
-        steps=arguments.steps,
-        optimizer=arguments.optimizer,
-        lr=DEFAULT_RATES[arguments.optimizer] if arguments.lr is None else arguments.lr,
-        momentum=arguments.momentum,
-        warmup=arguments.warmup,
-        cooldown=arguments.cooldown,
-    )
+    settings = settings_of(arguments)
     model = Transformer(config_of(arguments, task, lengths), seed=arguments.seed)
     # Before minutes of training, not after.
     check_folder(arguments.out)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(arguments.threads)
-    try:
+    with num_threads(arguments.threads):
         # Streams 0, 1, ... of one seed: weights, training data, scores, conditioning. Adding one disturbs no other.
         data = np.random.default_rng((arguments.seed, 1))
         train(model, batches(task, lengths, data), settings, progress=not arguments.quiet)
         card = describe_run(arguments, task, lengths, settings) | score(model, task, arguments)
-    finally:
-        torch.set_num_threads(threads)
     for field in ("teacher_forced_accuracy", "free_running_accuracy", "free_running_sequences_exact"):
         print(f"{field.replace('_', ' ')}: {card[field]:.6f}")
     print(f"free running: {card['free_running_protocol']}")
@@ -141,23 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
     save_checkpoint(model, arguments.out, card)
     print(f"saved {arguments.out}")
     return 0
-
-
-def check_folder(out: str) -> None:
-    """Refuse a folder that holds a checkpoint or cannot be written; it exists afterwards.
-
-    Raises:
-        ValueError: names `out`.
-    """
-    folder = Path(out)
-    if (folder / CONFIG_FILE).exists():
-        raise ValueError(f"out: {folder} holds a checkpoint; remove it or choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"out: {folder} cannot be written: {error}") from None
 
 
 def lengths_of(arguments: argparse.Namespace) -> Lengths:
@@ -179,15 +111,6 @@ def lengths_of(arguments: argparse.Namespace) -> Lengths:
 
 def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> TransformerConfig:
     """The model to train, from the options."""
-    elliptical = arguments.variant == "elliptical"
-    layers = (2 if elliptical else 1) if arguments.layers is None else arguments.layers
-    if elliptical and layers < 2:
-        raise ValueError(f"layers: layer 0 of an elliptical model is dot-product; expected at least 2, got {layers}")
-    every: dict[str, Any] = {"scale": arguments.scale, "window": arguments.window}
-    own: dict[str, Any] = {"epsilon": arguments.epsilon, "scope": arguments.scope, "scaling": arguments.scaling}
-    if elliptical:
-        own |= {"scope": arguments.scope or "prefix", "scaling": arguments.scaling or "max"}
-    attention = layers_of(arguments.variant, layers, **every, **own)
     max_length = lengths.longest if arguments.max_length is None else arguments.max_length
     if max_length < lengths.longest:
         raise ValueError(f"max_length: expected at least the training length {lengths.longest}, got {max_length}")
@@ -196,7 +119,7 @@ def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> Tran
         max_length=max_length,
         width=arguments.width,
         num_heads=arguments.heads,
-        attention=attention,
+        attention=attention_of(arguments, causal=True),
         positions=arguments.positions,
         rotary_base=arguments.rotary_base,
         mlp_ratio=arguments.mlp_ratio,
@@ -259,29 +182,10 @@ def describe_run(
         "symbols": task.symbols,
         "delay": task.delay,
         "variant": arguments.variant,
-        "command": command_of(arguments),
+        "command": command_of("nt", add_arguments, arguments, named=("variant", "symbols", "delay", "seed")),
         "seed": arguments.seed,
         "optimizer": f"{settings.optimizer}, rate {settings.lr}",
         "steps": settings.steps,
         "lengths": [lengths.shortest, lengths.longest],
-        "trained_with": {
-            "attnserve": attnserve.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "trained_with": versions(),
     }
-
-
-def command_of(arguments: argparse.Namespace) -> str:
-    """The command line that repeats this run: every option that is not at its default."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    named = ("variant", "symbols", "delay", "seed")
-    words = ["attnserve", "train", "nt"]
-    # `parser` knows the recipe's own options only, not those of the command around it.
-    for option, default in vars(parser.parse_args(["--out", ""])).items():
-        value = getattr(arguments, option)
-        if option not in ("out", "quiet") and (option in named or value != default):
-            words += ["--" + option.replace("_", "-"), *([] if value is True else [str(value)])]
-    return shlex.join([*words, "--out", arguments.out])

@@ -62,7 +62,7 @@ class NT:
         tokens = torch.from_numpy(self.sample(generator, num_sequences, length + 1))
         slots = torch.arange(num_sequences * length).view(num_sequences, length)
         return Batch(
-            tokens=tokens[:, :-1].flatten(),
+            inputs=tokens[:, :-1].flatten(),
             positions=torch.arange(length).repeat(num_sequences),
             slots=slots,
             rows=slots[:, self.delay - 1 :].flatten(),

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from attnserve.models.attention.elliptical import check_choice
+from attnserve.interface import check_choice
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -19,7 +19,7 @@ OPTIMIZERS = ("sgd", "adamw")
 class Batch:
     """What one step trains on: a packed batch, and what should have been predicted where."""
 
-    tokens: Int[Tensor, " T"]
+    inputs: Int[Tensor, " T"] | Float[Tensor, "T F"]
     positions: Int[Tensor, " T"]
     slots: Int[Tensor, "B N"]
     rows: Int[Tensor, " R"]
@@ -83,7 +83,7 @@ def train(
         batch = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = settings.rate_at(step)
-        logits = model(batch.tokens, batch.positions, batch.slots, batch.rows).logits
+        logits = model(batch.inputs, batch.positions, batch.slots, batch.rows)
         loss = functional.cross_entropy(logits, batch.targets)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):

@@ -135,7 +135,7 @@ def test_variants_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_prints_the_differences(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(BUNDLE)]) == 0
     shown = capsys.readouterr()
-    assert shown.out.startswith("largest differences from PyTorch float64, on cpu:\nsequences  longest")
+    assert shown.out.startswith("largest differences of float32 from PyTorch float64, on cpu:\nsequences  longest")
     assert shown.out.endswith("within the certificate\n")
     assert shown.err == ""
 
@@ -146,6 +146,7 @@ def test_check_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     certificate = bundle.read_manifest(BUNDLE).certificate
     assert report["allowed"] == {"logits": certificate.logits.allowed, "maps": certificate.maps.allowed}
     assert report["passed"] is True
+    assert report["changed"] == 0
     assert report["device"] in ("cpu", "cuda")
     assert 0 < report["logits"] <= report["allowed"]["logits"]
     assert 0 < report["maps"] <= report["allowed"]["maps"]

@@ -1,5 +1,6 @@
 """Golden is read strictly and compared strictly: a replay must not pass by comparing nothing."""
 
+import copy
 import dataclasses
 import re
 import shutil
@@ -40,7 +41,7 @@ def test_it_survives_a_round_trip(golden: Golden, tmp_path: Path) -> None:
 
 def test_sequences_and_batches_are_cut_where_they_end(golden: Golden) -> None:
     assert [len(sequence) for sequence in golden.sequences] == golden.lengths.tolist()
-    assert np.array_equal(np.concatenate(golden.sequences), golden.tokens)
+    assert np.array_equal(np.concatenate(golden.sequences), golden.inputs)
     assert [len(batch) for batch in golden.batches] == golden.batch_sizes.tolist()
 
 
@@ -117,8 +118,8 @@ WRONG: dict[str, tuple[Callable[[Golden], dict[str, Any]], str]] = {
     "fewer logits": (lambda g: {"logits": g.logits[1:]}, "logits: expected float64"),
     "float32": (lambda g: {"logits": g.logits.astype(np.float32)}, "logits: expected float64"),
     "shorter maps": (lambda g: {"maps": g.maps[..., 1:]}, "maps: expected [rows, layers, heads, 12]"),
-    "int32": (lambda g: {"tokens": g.tokens.astype(np.int32)}, "tokens: expected int64"),
-    "two dimensions": (lambda g: {"tokens": g.tokens[None]}, "tokens: expected int64"),
+    "int32": (lambda g: {"inputs": g.inputs.astype(np.int32)}, "tokens: expected int64"),
+    "two dimensions": (lambda g: {"inputs": g.inputs[None]}, "expected"),
 }
 
 
@@ -128,9 +129,55 @@ def test_arrays_that_do_not_belong_together_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         dataclasses.replace(golden, **change(golden))
-    np.savez(tmp_path / "golden.npz", **{**vars(golden), **change(golden)})
+    arrays = {**vars(golden), **change(golden)}
+    np.savez(tmp_path / "golden.npz", tokens=arrays.pop("inputs"), **arrays)
     with pytest.raises(BundleError, match=re.escape(said)):
         read_golden(tmp_path)
+
+
+def with_features(golden: Golden, num_features: int = 3) -> Golden:
+    """The same of a model that reads features."""
+    inputs = np.random.default_rng(1).normal(size=(len(golden.inputs), num_features)).astype(np.float32)
+    return dataclasses.replace(golden, inputs=inputs)
+
+
+def test_features_survive_a_round_trip(golden: Golden, tmp_path: Path) -> None:
+    features = with_features(golden)
+    write_golden(tmp_path, features)
+    with np.load(tmp_path / "golden.npz") as archive:
+        assert set(archive.files) == {*vars(golden), "features"} - {"inputs"}
+    again = read_golden(tmp_path)
+    assert all(np.array_equal(vars(again)[name], array) for name, array in vars(features).items())
+    assert [sequence.shape for sequence in again.sequences] == [(length, 3) for length in golden.lengths]
+
+
+WRONG_INPUTS: dict[str, tuple[Callable[[Golden], dict[str, Any]], str]] = {
+    "none": (lambda g: {}, "expected either tokens or features, got []"),
+    "both": (lambda g: {"tokens": g.inputs, "features": with_features(g).inputs}, "got ['tokens', 'features']"),
+    "features for tokens": (lambda g: {"tokens": with_features(g).inputs}, "tokens: expected int64 [rows]"),
+    "tokens for features": (lambda g: {"features": g.inputs}, "features: expected float32 [rows, features]"),
+    "ids as features": (lambda g: {"features": g.inputs[:, None]}, "features: expected finite float32"),
+    "float64": (lambda g: {"features": with_features(g).inputs.astype(np.float64)}, "features: expected finite"),
+    "NaN": (lambda g: {"features": with_features(g).inputs * np.float32(np.nan)}, "features: expected finite float32"),
+    "a row too few": (lambda g: {"features": with_features(g).inputs[1:]}, "lengths: expected numbers >= 1"),
+    "one number": (lambda g: {"tokens": np.array(1)}, "tokens: expected int64 [n]"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG_INPUTS.values(), ids=WRONG_INPUTS)
+def test_inputs_are_tokens_or_features(
+    golden: Golden, tmp_path: Path, change: Callable[[Golden], dict[str, Any]], said: str
+) -> None:
+    arrays = {name: array for name, array in vars(golden).items() if name != "inputs"}
+    np.savez(tmp_path / "golden.npz", **arrays, **change(golden))
+    with pytest.raises(BundleError, match=re.escape(said)):
+        read_golden(tmp_path)
+
+
+def test_golden_of_another_kind_of_model_is_refused(runtime: Runtime, golden: Golden) -> None:
+    # ONNX Runtime would say it, in words of its own.
+    with pytest.raises(BundleError, match=r"golden\.npz: expected tokens, as the manifest says, got features"):
+        replay(runtime, with_features(golden))
 
 
 def truncate(path: Path) -> None:
@@ -184,12 +231,14 @@ def test_a_damaged_archive_is_named(tmp_path: Path, spoil: Callable[[Path], Any]
         read_golden(tmp_path)
 
 
-def report_of(logits: float, maps: float) -> Report:
+def report_of(logits: float, maps: float, num_changed: int = 0) -> Report:
     certificate = Certificate(
         precision="float32", logits=Deviation(reference=1e-6, allowed=4e-6), maps=Deviation(reference=0.0, allowed=0.0)
     )
-    batches = (BatchResult(num_sequences=1, longest=3, logits=0.0, maps=0.0),
-               BatchResult(num_sequences=2, longest=5, logits=logits, maps=maps))  # fmt: skip
+    batches = (
+        BatchResult(num_sequences=1, longest=3, logits=0.0, maps=0.0, num_changed=0),
+        BatchResult(num_sequences=2, longest=5, logits=logits, maps=maps, num_changed=num_changed),
+    )
     return Report(device="cpu", batches=batches, certificate=certificate)
 
 
@@ -212,10 +261,48 @@ def test_the_verdict(logits: float, maps: float, passed: bool) -> None:
 
 def test_the_table() -> None:
     assert report_of(2e-6, 0.0).table().splitlines() == [
-        "largest differences from PyTorch float64, on cpu:",
+        "largest differences of float32 from PyTorch float64, on cpu:",
         "sequences  longest    logits      maps",
         "        1        3   0.0e+00   0.0e+00",
         "        2        5   2.0e-06   0.0e+00",
         "           allowed   4.0e-06   0.0e+00",
         "within the certificate",
     ]
+
+
+def test_answers_that_changed_are_outside_whatever_the_differences_are() -> None:
+    report = report_of(2e-6, 0.0, num_changed=3)
+    assert not report.passed
+    assert report.num_changed == 3
+    said = "OUTSIDE THE CERTIFICATE: 3 answers name another class though the margin is large"
+    assert report.table().splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(
+    ("precision", "share", "num_changed"),
+    [
+        # The margin is over twice the error that PyTorch has itself,
+        ("float16", 0.49, 1),
+        ("bfloat16", 0.49, 1),
+        # it is not: either class may come first,
+        ("float16", 0.51, 0),
+        # and float32 is held to its differences alone.
+        ("float32", 0.49, 0),
+    ],
+)
+def test_the_likeliest_class_stays_where_the_margin_is_clear(
+    runtime: Runtime, golden: Golden, precision: str, share: float, num_changed: int
+) -> None:
+    # One answer whose two likeliest classes change places; differences of any size are allowed.
+    logits = golden.logits.copy()
+    second, first = logits[-1].argsort()[-2:]
+    logits[-1, [first, second]] = logits[-1, [second, first]]
+    margin = logits[-1, second] - logits[-1, first]
+    loose = Deviation(reference=share * margin, allowed=1e9)
+    certificate = Certificate(precision=precision, logits=loose, maps=Deviation(reference=1.0, allowed=1.0))
+    held = copy.copy(runtime)
+    held.manifest = dataclasses.replace(runtime.manifest, certificate=certificate)
+    report = replay(held, dataclasses.replace(golden, logits=logits))
+    assert max(batch.num_changed for batch in report.batches) == num_changed
+    assert report.passed == (num_changed == 0)
+    assert replay(held, golden).passed

@@ -6,18 +6,23 @@ import hashlib
 import json
 import shutil
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 import attnserve
 from attnserve import bundle
 from attnserve.cli import main
-from attnserve.export import export_checkpoint, job, verify
+from attnserve.export import export_checkpoint, graph, job, verify
+from attnserve.export.describe import describe_layers, hash_state, warnings_about
 from attnserve.export.publish import ExportError
+from attnserve.export.subject import Subject
 from attnserve.golden import Golden, read_golden
 from attnserve.models import AttentionConfig, Transformer, TransformerConfig
 from attnserve.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -120,18 +125,18 @@ def test_the_same_checkpoint_gives_the_same_bundle(
     assert [path.name for path in (tmp_path / "repository").iterdir()] == ["small"]
     assert [path.name for path in place.parent.iterdir()] == ["2"]
     shown = capsys.readouterr()
-    steps = [line.split()[0] for line in shown.out.splitlines()[:6]]
-    assert steps == ["load", "trace", "attach", "golden", "verify", "publish"]
+    steps = [line.split()[0] for line in shown.out.splitlines()[:5]]
+    assert steps == ["load", "graph", "golden", "verify", "publish"]
     assert "within the certificate" in shown.out
     assert "onnx ReferenceEvaluator, logits:" in shown.out
     assert shown.err == ""
 
 
-def double_the_scale(graph: onnx.ModelProto) -> onnx.ModelProto:
-    (node,) = (node for node in graph.graph.node if node.domain == "attnserve")
+def double_the_scale(model: onnx.ModelProto) -> onnx.ModelProto:
+    (node,) = (node for node in model.graph.node if node.domain == "attnserve")
     (scale,) = (entry for entry in node.attribute if entry.name == "scale")
     scale.f *= 2
-    return graph
+    return model
 
 
 def test_a_wrong_graph_is_never_published(
@@ -141,7 +146,7 @@ def test_a_wrong_graph_is_never_published(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(job, "trace", lambda model: double_the_scale(copy.deepcopy(small_graph)))
+    monkeypatch.setattr(graph, "trace", lambda subject: double_the_scale(copy.deepcopy(small_graph)))
     assert main(["export", str(small_checkpoint), str(tmp_path / "new" / "repository" / "small" / "1")]) == 1
     shown = capsys.readouterr()
     assert "nothing was published" in shown.err
@@ -159,8 +164,8 @@ def test_wrong_golden_is_never_published(
 ) -> None:
     recorded = job.record_golden
 
-    def spoil(model: Transformer) -> tuple[Golden, bundle.Certificate]:
-        golden, certificate = recorded(model)
+    def spoil(*arguments: Any, **options: Any) -> tuple[Golden, bundle.Certificate]:
+        golden, certificate = recorded(*arguments, **options)
         golden.maps[:, :, [0, 1]] = golden.maps[:, :, [1, 0]]
         return golden, certificate
 
@@ -176,18 +181,18 @@ def test_wrong_golden_is_never_published(
 def test_a_second_reader_who_disagrees_stops_it(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(verify, "_reference_difference", lambda folder, golden: float("nan"))
+    monkeypatch.setattr(verify, "_reference_difference", lambda *arguments: float("nan"))
     assert main(["export", str(small_checkpoint), str(tmp_path / "small" / "1")]) == 1
     assert "ReferenceEvaluator" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("traced_before")
-@pytest.mark.parametrize("step", ["attach_bodies", "record_golden", "verify"])
+@pytest.mark.parametrize("step", ["build_graph", "save_graph", "record_golden", "verify"])
 def test_an_interrupted_export_leaves_nothing(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def interrupt(*arguments: Any) -> None:
+    def interrupt(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, step, interrupt)
@@ -269,14 +274,12 @@ def test_a_card_that_is_no_json_is_refused(small_checkpoint: Path, tmp_path: Pat
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_checkpoint_needs_no_card(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_graph: onnx.ModelProto
-) -> None:
+@pytest.mark.usefixtures("traced_before")
+def test_a_checkpoint_needs_no_card(small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(shutil.copytree(small_checkpoint, tmp_path / "checkpoint"))
     (source / "card.json").unlink()
-    monkeypatch.setattr(job, "trace", lambda model: copy.deepcopy(small_graph))
     proof = verify.Verified(table="", logits=0.0, maps=0.0, reference_logits=0.0)
-    monkeypatch.setattr(job, "verify", lambda folder, golden: proof)
+    monkeypatch.setattr(job, "verify", lambda *arguments: proof)
     export_checkpoint(source, tmp_path / "small" / "1")
     manifest = bundle.read_manifest(tmp_path / "small" / "1")
     assert manifest.card == {}
@@ -288,29 +291,53 @@ def config_with(**options: Any) -> TransformerConfig:
     return TransformerConfig(**{**sizes, "attention": (AttentionConfig(),), **options})
 
 
-def test_warnings_say_what_a_reader_must_know() -> None:
+def warnings_of(make_subject: Callable[..., Subject], **options: Any) -> tuple[str, ...]:
+    subject = make_subject(Transformer(config_with(**options)))
+    return warnings_about(describe_layers(subject.layers), subject.interface)
+
+
+def test_warnings_say_what_a_reader_must_know(make_subject: Callable[..., Subject]) -> None:
     leaky = AttentionConfig(variant="elliptical", scope="sequence-leaky", scaling="max")
-    model = Transformer(config_with(attention=(AttentionConfig(), leaky)))
-    (warning,) = job.warnings_about(model)
+    (warning,) = warnings_of(make_subject, attention=(AttentionConfig(), leaky))
     assert warning.startswith("layer 1 estimates its metric from the whole sequence (scope sequence-leaky)")
-    (warning,) = job.warnings_about(Transformer(config_with(causal=False)))
+    (warning,) = warnings_of(make_subject, causal=False)
     assert warning.startswith("bidirectional")
-    assert job.warnings_about(Transformer(config_with())) == ()
+    assert warnings_of(make_subject) == ()
+    # What classifies predicts no token that it may have seen.
+    classifier = {"task": "classify_sequence", "num_classes": 2, "pooling": "mean", "causal": False}
+    assert warnings_of(make_subject, **classifier) == ()
 
 
-def test_value_norm_is_the_norm_through_the_projection() -> None:
+def test_value_norm_is_the_norm_through_the_projection(make_subject: Callable[..., Subject]) -> None:
     model = Transformer(config_with(bias=True))
-    (projection,) = job.output_projections(model)
-    assert projection.shape == (4, 2, 2)
+    (layer,) = make_subject(model).layers
+    assert layer.head_projections.shape == (4, 2, 2)
     weight = model.layers[0].attention.output.weight.detach().double().numpy()
-    np.testing.assert_array_equal(projection[:, 1], weight[:, 2:])
+    np.testing.assert_array_equal(layer.head_projections[:, 1], weight[:, 2:])
 
 
-def test_golden_is_readable_where_it_was_written(small_bundle: Path, small_model: Transformer) -> None:
-    golden, certificate = job.record_golden(small_model)
+def test_golden_is_readable_where_it_was_written(
+    small_bundle: Path, small_model: Transformer, make_subject: Callable[..., Subject]
+) -> None:
+    golden, certificate = job.record_golden(copy.deepcopy(small_model).double(), make_subject(small_model))
     stored = read_golden(small_bundle)
     assert all(np.array_equal(vars(stored)[name], array) for name, array in vars(golden).items())
     assert bundle.read_manifest(small_bundle).certificate.logits.allowed == certificate.logits.allowed
+
+
+def test_the_hash_of_a_state_is_of_every_number_name_and_type() -> None:
+    def module_of(**options: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(3, 2, **options)
+
+    plain = hash_state(module_of())
+    assert hash_state(module_of()) == plain
+    changed = module_of()
+    with torch.no_grad():
+        changed.weight[1, 2] += 1e-6
+    renamed = nn.Sequential(module_of())
+    others = [changed, renamed, module_of(bias=False), module_of().to(torch.bfloat16), module_of().double()]
+    assert len({plain, *(hash_state(other) for other in others)}) == 6
 
 
 def test_a_saved_model_exports_as_the_loaded_one(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attnserve.export.lowering import lowered
+from attnserve.export.subject import Subject, find_layers
 from attnserve.export.trace import trace
 from attnserve.models import Attention, AttentionConfig, Transformer, TransformerConfig
 
@@ -57,10 +58,12 @@ def test_lowering_twice_unwinds_in_order(model: Transformer) -> None:
 
 
 def test_a_traced_model_trains_as_if_nothing_had_been(model: Transformer) -> None:
+    interface = model.config.interface
+    layers = find_layers(model, interface, np.array([0, 1]))
     before = gradients_of(model)
     assert len(before) == len(list(model.parameters()))
     state = copy.deepcopy(model.state_dict())
-    graph = trace(model)
+    graph = trace(Subject(module=model, interface=interface, layers=layers, precision="float32"))
     assert [node.op_type for node in graph.graph.node if node.domain == "attnserve"] == [
         "DotProductAttention",
         "EllipticalMetric",

@@ -19,6 +19,7 @@ from torch import Tensor
 from attnserve.bundle import LOGITS, MODEL_FILE, OP_DOMAIN, OP_VERSION, BundleError, capture_name, hash_file
 from attnserve.golden import read_golden, replay
 from attnserve.models import Attention, Transformer
+from attnserve.models.attention.recording import recorded_outputs
 from attnserve.models.checkpoint import load_checkpoint
 from attnserve.packing import pack
 from attnserve.runtime import Runtime
@@ -74,7 +75,7 @@ def find_headers() -> Path | None:
 def answer_of(bundle: Path, library: Path | None = None) -> dict[str, NDArray[np.float32]]:
     runtime = Runtime(bundle, num_threads=1, op_library=library)
     packed = pack(sequences())
-    rows = np.arange(len(packed.tokens))
+    rows = np.arange(len(packed.inputs))
     return runtime.run(packed, rows, OUTPUTS, capture=rows)
 
 
@@ -93,9 +94,10 @@ def expected_of(
         if isinstance(module, Attention):
             change(module)
     packed = pack(sequences())
-    tokens, positions, slots = (torch.from_numpy(a) for a in (packed.tokens, packed.positions, packed.slots))
-    output = model(tokens, positions, slots, torch.arange(len(tokens)))
-    return dict(zip(OUTPUTS, (tensor.numpy() for tensor in (*output.hidden, output.logits)), strict=True))
+    tokens, positions, slots = (torch.from_numpy(a) for a in (packed.inputs, packed.positions, packed.slots))
+    with recorded_outputs(model.layers) as hidden:
+        logits = model(tokens, positions, slots, torch.arange(len(tokens)))
+    return dict(zip(OUTPUTS, (tensor.numpy() for tensor in (*hidden, logits)), strict=True))
 
 
 def answer_as_the_library_does(attention: Attention) -> None:

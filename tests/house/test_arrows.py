@@ -47,7 +47,9 @@ SPINE.add("attnserve.__version__")
 # is a decision about a room, taken here and in pyproject.toml.
 ARROWS = {
     "attnserve": Arrows(at_import=SPINE | {"numpy"}, when_called={"onnxruntime"}),
-    "attnserve.bundle": Arrows(at_import={"attnserve.records"}, when_called=set()),
+    "attnserve.bundle": Arrows(at_import={"attnserve.interface", "attnserve.records"}, when_called=set()),
+    "attnserve.interface": Arrows(at_import=set(), when_called=set()),
+    "attnserve.text": Arrows(at_import=SPINE | {"numpy"}, when_called={"tokenizers"}),
     "attnserve.records": Arrows(at_import=set(), when_called=set()),
     "attnserve.__main__": Arrows(at_import={"attnserve.cli"}, when_called=set()),
     "attnserve.cli": Arrows(
@@ -55,7 +57,8 @@ ARROWS = {
         when_called={"attnserve.models", "attnserve.export", "attnserve.service", "numpy", "onnxruntime"},
     ),
     "attnserve.models": Arrows(
-        at_import=SPINE | {"attnserve.models", "jaxtyping", "numpy", "safetensors", "torch", "tqdm"}, when_called=set()
+        at_import=SPINE | {"attnserve.models", "jaxtyping", "numpy", "safetensors", "tokenizers", "torch", "tqdm"},
+        when_called={"sklearn"},
     ),
     "attnserve.export": Arrows(
         at_import=SPINE

@@ -9,8 +9,11 @@ import torch
 from attnserve.models.attention.table import variants_table
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-OURS = "attnserve|benchmarks|checkpoints|docs|export|gateway|models|service|tests"
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *(page for folder in ("docs", "examples") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
+OURS = "attnserve|benchmarks|checkpoints|docs|examples|export|gateway|models|service|tests"
 # The variant that CONTRIBUTING.md adds.
 EXAMPLE = "cosine"
 

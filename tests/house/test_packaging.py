@@ -58,7 +58,7 @@ def test_every_requirement_is_pinned():
         requirement_name(line) for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line[0] != "#"
     }
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*PROJECT["project"]["dependencies"], *extras["export"], *extras["dev"]]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["export"], *extras["recipes"], *extras["dev"]]
     # setuptools also builds the package, in environments that constraints do not reach; the rest is for other systems.
     unpinned = {requirement_name(line) for line in wanted if "!=" not in line} - pins - {"setuptools"}
     assert not unpinned, "add them to constraints.txt: CI would install whatever is newest"

@@ -46,7 +46,7 @@ def test_blocks_run_and_answers_are_as_printed(committed: Served, tmp_path: Path
             assert process.returncode == 0, f"{text}\n{process.stdout}{process.stderr}"
             printed = process.stdout
             if "curl" in text:
-                assert "predictions" in json.loads(printed), printed
+                assert {"predictions", "continuations"} & json.loads(printed).keys(), printed
 
 
 @pytest.mark.http
@@ -54,8 +54,8 @@ def test_blocks_run_and_answers_are_as_printed(committed: Served, tmp_path: Path
 def test_answers_of_the_api_page_are_as_printed(committed: Served) -> None:
     page = README.with_name("docs").joinpath("api.md").read_text("utf-8")
     found = re.findall(r"^```http\nPOST (\S+)\n(.*?)^```$.*?^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    answered = [example for example in found if '"predictions"' in example[2]]
-    assert len(answered) == 3
+    answered = [example for example in found if '"model"' in example[2]]
+    assert len(answered) == 4
     for path, body, shown in answered:
         assert_close(committed.client.post(path, content=body).json(), json.loads(shown))
 
@@ -67,7 +67,14 @@ def test_answers_in_openapi_are_as_printed(committed: Served, route: str) -> Non
     operation = committed.client.get("/openapi.json").json()["paths"][f"/v1/models/{{model}}/{route}"]["post"]
     example = next(iter(operation["requestBody"]["content"]["application/json"]["examples"].values()))
     shown = operation["responses"]["200"]["content"]["application/json"]["example"]
-    assert_close(committed.ask(route, example["value"], model="nt-expressive"), shown)
+    # FastAPI leaves nulls out of the document.
+    assert_close(without_nulls(committed.ask(route, example["value"], model="nt-expressive")), shown)
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def assert_close(found: Any, shown: Any) -> None:

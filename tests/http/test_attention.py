@@ -51,7 +51,9 @@ def test_defaults_are_cheap_diagnostics_of_everything(server):
     assert answer["quantity"] == "diagnostics"
     assert (answer["layers"], answer["heads"]) == ([0, 1, 2], [0, 1])
     assert answer["queries"] == [[0, 1, 2, 3], [0, 1]]
-    assert answer["tokens"] == [[1, 2, 3, 4], [5, 6]]
+    assert answer["tokens"] == [
+        [{"id": index, "text": "abcdefg"[index], "span": None} for index in ids] for ids in ([1, 2, 3, 4], [5, 6])
+    ]
     assert (answer["variants"], answer["causal"], answer["warnings"]) == (VARIANTS, True, [])
     assert "maps" not in answer
     places = [(entry["sequence"], entry["layer"], entry["head"]) for entry in answer["diagnostics"]]
@@ -128,7 +130,7 @@ def test_weights_are_those_of_torch_in_float64(server, checkpoint, random):
     model = load_checkpoint(checkpoint).model.double()
     tensors, _ = ask_tensors(server, {"sequences": sequences, "quantity": "weights"})
     for index, sequence in enumerate(sequences):
-        truth = answer(model, [np.array(sequence)]).maps[0].numpy().transpose(1, 2, 0, 3)
+        truth = answer(model, model.config.interface, [np.array(sequence)]).maps[0].numpy().transpose(1, 2, 0, 3)
         weights = tensors[f"sequences.{index}.weights"]
         assert weights.shape == (NUM_LAYERS, NUM_HEADS, len(sequence), len(sequence))
         assert weights.dtype == np.float32

@@ -28,11 +28,11 @@ def shape_of(value):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "shown"), EXAMPLES[:4], ids=[path for _, path, _, _ in EXAMPLES[:4]]
+    ("method", "path", "body", "shown"), EXAMPLES[:5], ids=[path for _, path, _, _ in EXAMPLES[:5]]
 )
 def test_requests_are_answered_as_shown(server, method, path, body, shown):
     # The models of the page know s0 to s7, the one of the tests a to t.
@@ -43,7 +43,7 @@ def test_requests_are_answered_as_shown(server, method, path, body, shown):
 
 
 def test_the_error_is_the_one_shown(server):
-    method, path, body, shown = EXAMPLES[4]
+    method, path, body, shown = EXAMPLES[5]
     response = server.client.request(method, re.sub("nt-[a-z]+", "tiny", path), content=body)
     assert response.status_code == 422
     assert response.json() == json.loads(shown.replace("0 to 7", "0 to 19"))

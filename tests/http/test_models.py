@@ -115,7 +115,7 @@ def test_what_cannot_be_served_says_why(motley):
         "incomplete": "incomplete/1/golden.npz: listed in the manifest, but missing",
         "malformed": "malformed/1/manifest.json: ",
         "newer": "newer/1/manifest.json: format_version: this release reads up to 1, got 2; upgrade attnserve",
-        "mislabelled": "labels: expected 20 (the vocabulary), got 2",
+        "mislabelled": "labels: expected 20 (vocabulary_size), got 2",
         "misaliased": "misaliased/aliases.json: active: expected one of [1], got True",
         "unspeakable": "manifest: cannot be written as JSON",
         "lying": "cannot be served",

@@ -19,6 +19,7 @@ from attnserve.service.batching import Batcher
 from attnserve.service.catalogue import Catalogue, ServedModel
 from attnserve.service.cost import Cost
 from attnserve.service.engine import Answer
+from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 
 pytestmark = pytest.mark.http
@@ -42,8 +43,8 @@ class Engine:
     def run(self, jobs):
         self.started.release()
         self.release.acquire()
-        self.seen += [job.tokens.tolist() for job in jobs]
-        if any(POISON in job.tokens for job in jobs):
+        self.seen += [job.sequence.tolist() for job in jobs]
+        if any(POISON in job.sequence for job in jobs):
             raise ValueError("poisoned")
         width = self.manifest.vocabulary_size
         return [Answer(logits=np.zeros((len(job.positions), width), np.float32), captures={}) for job in jobs]
@@ -63,7 +64,14 @@ def make_app(bundles):
             stack.callback(batcher.close)
             stack.callback(engine.release.release, 1000)
             if loaded:
-                model = ServedModel(name="tiny", version=1, versions=(1,), engine=engine, batcher=batcher)
+                model = ServedModel(
+                    name="tiny",
+                    version=1,
+                    versions=(1,),
+                    engine=engine,
+                    batcher=batcher,
+                    reader=Reader(engine.manifest),
+                )
                 catalogue.models["tiny"] = model
                 catalogue.is_loading = False
             return app, engine, batcher
@@ -117,15 +125,15 @@ def test_a_full_queue_is_429(make_app):
 
 
 def test_memory_for_answers_is_shared(make_app):
-    app, engine, _ = make_app(max_pending_bytes=20 * 4 * 3)
+    app, engine, _ = make_app(max_pending_bytes=(8 + 20 * 4) * 3)
 
     async def conversation(client):
         first = asyncio.create_task(client.post(PREDICT, json={"sequences": [[1, 2]], "positions": "all"}))
         await asyncio.to_thread(engine.started.acquire)
         refused = await client.post(PREDICT, json={"sequences": [[4, 5]], "positions": "all"})
-        assert "hold 160 of 240 bytes, this one needs 160 more" in check_problem(refused, 429)
+        assert "hold 176 of 264 bytes, this one needs 176 more" in check_problem(refused, 429)
         too_much = await client.post(PREDICT, json={"sequences": [[4] * 4], "positions": "all"})
-        assert "may take 240 bytes, those of this request need 320" in check_problem(too_much, 413)
+        assert "may take 264 bytes, those of this request need 352" in check_problem(too_much, 413)
         engine.release.release(2)
         assert (await first).status_code == 200
         assert (await client.post(PREDICT, json={"sequences": [[4, 5]], "positions": "all"})).status_code == 200
@@ -238,6 +246,53 @@ def test_work_of_a_client_who_left_is_dropped(make_app, serve_app):
             for connection in (patient, last):
                 assert b"200 OK" in b"".join(iter(lambda connection=connection: connection.recv(65536), b""))
     assert engine.seen == [[1], [4]]
+
+
+def test_a_stream_whose_client_left_is_over(make_app, serve_app, caplog):
+    app, engine, batcher = make_app(max_queue=8)
+    url = serve_app(app)
+    body = {"sequences": [[1]], "continue": 50}
+    engine.release.release(2)
+    with httpx.stream("POST", f"{url}{PREDICT}", json=body, headers={"Accept": "text/event-stream"}) as response:
+        text = ""
+        for part in response.iter_text():
+            text += part
+            if text.count("\n\n") == 2:
+                break
+        for _ in range(3):
+            engine.started.acquire()
+        assert app.state.budget.num_bytes > 0
+    # The third step is being computed and cannot be stopped; nobody asks for a fourth.
+    while app.state.budget.num_bytes:
+        time.sleep(0)
+    engine.release.release(100)
+    assert httpx.post(f"{url}{PREDICT}", json={"sequences": [[7]]}).status_code == 200
+    assert engine.seen == [[1], [1, 0], [1, 0, 0], [7]]
+    assert batcher.num_waiting == 0
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_model_that_stops_ends_its_streams_with_an_error(make_app):
+    app, engine, batcher = make_app()
+
+    async def conversation(client):
+        body = {"sequences": [[1]], "continue": 50}
+        going = asyncio.create_task(client.post(PREDICT, json=body, headers={"Accept": "text/event-stream"}))
+        engine.release.release(1)
+        for _ in range(2):
+            await asyncio.to_thread(engine.started.acquire)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        await until(lambda: not batcher.is_open)
+        engine.release.release(1)
+        await closing
+        response = await going
+        assert response.status_code == 200
+        names = [line for line in response.text.split("\n") if line.startswith("event")]
+        assert names == ["event: token"] * 2 + ["event: error"]
+        assert '"status":503' in response.text
+
+    talk(app, conversation)
+    assert app.state.budget.num_bytes == 0
 
 
 def test_a_client_who_leaves_while_sending_is_no_news(make_app, serve_app, caplog):

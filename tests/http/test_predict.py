@@ -43,7 +43,7 @@ def test_answers_are_those_of_torch_in_float64(server, checkpoint, random):
     model = load_checkpoint(checkpoint).model.double()
     given = server.ask("predict", {"sequences": sequences, "positions": "all", "top_k": len(LABELS)})
     for sequence, prediction in zip(sequences, given["predictions"], strict=True):
-        truth = answer(model, [np.array(sequence)]).logits[0].numpy()
+        truth = answer(model, model.config.interface, [np.array(sequence)]).logits[0].numpy()
         assert prediction["positions"] == list(range(len(sequence)))
         logits = np.stack([logits_of(prediction, position) for position in range(len(sequence))])
         np.testing.assert_allclose(logits, truth, atol=5e-5 * np.abs(truth).max(), rtol=0)

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
 
 from attnserve.models import AttentionConfig, Transformer, TransformerConfig, load_checkpoint, save_checkpoint
 from attnserve.models.checkpoint import MAX_JSON_BYTES, CheckpointError
 from attnserve.models.config import POSITIONS
 from attnserve.records import to_json
+from attnserve.text import TextReader
 
 CONFIG = TransformerConfig(
     vocabulary_size=5,
@@ -63,6 +66,83 @@ def test_what_is_saved_is_loaded(tmp_path: Path, positions: str) -> None:
     sequences = [[0, 4, 2], [1]]
     for answer, expected in zip(loaded.model.predict(sequences), saved.predict(sequences), strict=True):
         assert torch.equal(answer, expected)
+
+
+KINDS = {
+    "features and a leading row": {
+        "vocabulary_size": None,
+        "num_features": 3,
+        "task": "classify_sequence",
+        "num_classes": 5,
+        "pooling": "first",
+        "causal": False,
+        "attention": (AttentionConfig(),),
+    },
+    "tied": {"tied_embeddings": True},
+    "tied without biases": {"tied_embeddings": True, "bias": False},
+    "post-norm": {"norm": "post"},
+    "grouped heads of any size": {"num_key_heads": 1, "head_size": 5},
+    "a class per token": {"task": "classify_token", "num_classes": 5},
+}
+
+
+@pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS.keys())
+def test_every_kind_of_model_is_saved_and_loaded(tmp_path: Path, changes: dict[str, Any]) -> None:
+    saved = Transformer(dataclasses.replace(CONFIG, **changes), seed=3)
+    save_checkpoint(saved, tmp_path)
+    loaded = load_checkpoint(tmp_path).model
+    assert loaded.config == saved.config
+    assert load_file(tmp_path / "model.safetensors").keys() == saved.state_dict().keys()
+    sequence = [[0.5, -1.0, 2.0]] if loaded.config.num_features else [0, 4, 2]
+    assert torch.equal(loaded.predict([sequence])[0], saved.predict([sequence])[0])
+
+
+def test_a_tied_checkpoint_has_no_second_embedding(tmp_path: Path) -> None:
+    save_checkpoint(Transformer(dataclasses.replace(CONFIG, tied_embeddings=True)), tmp_path)
+    model = load_checkpoint(tmp_path).model
+    assert model.unembedding.weight is None
+    edit_tensors(tmp_path, lambda tensors: tensors.update({"unembedding.weight": torch.zeros(5, 8)}))
+    assert refusal(tmp_path).endswith("unembedding.weight: unknown tensor; the config names none of that name")
+
+
+def test_a_checkpoint_from_before_a_field_loads(folder: Path) -> None:
+    document = to_json(CONFIG)
+    since = {"num_features", "num_key_heads", "head_size", "num_classes", "pooling", "norm", "tied_embeddings"}
+    for name in since:
+        del document[name]
+    before = load_checkpoint(folder).model
+    (folder / "config.json").write_text(json.dumps(document), "utf-8")
+    assert load_checkpoint(folder).model.config == before.config == CONFIG
+
+
+def tokenizer_of(num_ids: int) -> Tokenizer:
+    return Tokenizer(WordLevel({f"word\N{SNOWMAN}{index}": index for index in range(num_ids)}, unk_token="?"))
+
+
+def test_a_tokenizer_travels_with_its_model(tmp_path: Path) -> None:
+    save_checkpoint(Transformer(CONFIG), tmp_path, tokenizer=tokenizer_of(5))
+    path = load_checkpoint(tmp_path).tokenizer
+    assert path == tmp_path / "tokenizer.json"
+    assert TextReader(path).encode("word\N{SNOWMAN}3").ids.tolist() == [3]
+
+
+def test_a_model_without_a_tokenizer_has_none(folder: Path) -> None:
+    assert not (folder / "tokenizer.json").exists()
+    assert load_checkpoint(folder).tokenizer is None
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_by_file(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer_of(6).save(str(path))
+    assert refusal(folder) == f"{path}: expected ids below vocabulary_size 5, got 5"
+    path.write_text("{}")
+    assert refusal(folder).startswith(f"{path}: not a tokenizer: ")
+
+
+def test_a_model_of_features_refuses_a_tokenizer(tmp_path: Path) -> None:
+    made_of = dataclasses.replace(CONFIG, **KINDS["features and a leading row"])
+    save_checkpoint(Transformer(made_of), tmp_path, tokenizer=tokenizer_of(1))
+    assert refusal(tmp_path) == f"{tmp_path / 'tokenizer.json'}: expected none, since the model reads features"
 
 
 def test_a_folder_named_by_text_will_do(folder: Path) -> None:
@@ -179,7 +259,9 @@ def test_a_tensor_that_does_not_fit_is_named(
         ({"labels": ["a", "b", "c", "d", 5]}, "labels[4]: expected str, got int 5"),
         ({"attention": [{"window": True}]}, "attention[0].window: expected int, got bool True"),
         ({"attention": [{"variant": "linear"}]}, "variant: expected one of dot_product, expressive, elliptical"),
-        ({"num_heads": 3}, "num_heads: expected a divisor of width 8, got 3"),
+        ({"num_heads": 3}, "num_key_heads: expected a divisor of num_heads 3, got 2"),
+        ({"num_heads": 3, "head_size": None}, "num_heads: expected a divisor of width 8 (or a head_size), got 3"),
+        ({"task": "classify_token"}, "num_classes: classify_token needs a number of classes, got none"),
         ({"format_version": 99}, "format_version: this release reads 1, got 99"),
     ],
     ids=str,

@@ -1,10 +1,12 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 
 from attnserve.models import AttentionConfig, Transformer, TransformerConfig
-from attnserve.models.positions import AddedPositions, RotaryPositions
+from attnserve.models.config import ADDED_POSITIONS, POSITIONS
+from attnserve.models.positions import AddedPositions, RotaryPositions, sinusoidal_table
 
 
 def config(positions: str, *, max_length: int = 6, width: int = 8) -> TransformerConfig:
@@ -34,9 +36,37 @@ def test_a_table_longer_than_wide_keeps_the_length_of_its_rows() -> None:
     assert cosines.abs().max() < 0.999
 
 
-def test_only_learned_positions_are_trained() -> None:
+@pytest.mark.parametrize("width", [1, 2, 5, 8])
+def test_a_sinusoidal_table_is_the_formula_of_the_paper(width: int) -> None:
+    table = sinusoidal_table(300, width)
+    assert table.shape == (300, width)
+    assert table.dtype == torch.float32
+    for step in (0, 1, 7, 299):
+        for pair in range((width + 1) // 2):
+            angle = step / 10_000 ** (2 * pair / width)
+            # Of an odd width the last cosine is cut off.
+            expected = [math.sin(angle), math.cos(angle)][: width - 2 * pair]
+            assert table[step, 2 * pair : 2 * pair + 2].tolist() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("positions", [name for name in ADDED_POSITIONS if name != "learned"])
+def test_only_learned_positions_are_trained(positions: str) -> None:
     assert "positions.table" in dict(Transformer(config("learned")).named_parameters())
-    assert "positions.table" not in dict(Transformer(config("orthogonal")).named_parameters())
+    assert "positions.table" not in dict(Transformer(config(positions)).named_parameters())
+
+
+def test_a_model_s_sinusoidal_table_does_not_depend_on_its_seed() -> None:
+    first, second = (Transformer(config("sinusoidal"), seed=seed).positions.table for seed in (1, 2))
+    assert torch.equal(first, second)
+    assert torch.equal(first, sinusoidal_table(6, 8))
+
+
+@pytest.mark.parametrize("positions", [name for name in POSITIONS if name != "none"])
+def test_a_leading_row_has_a_position_of_its_own(positions: str) -> None:
+    reads = {"vocabulary_size": None, "num_features": 3, "task": "classify_sequence", "num_classes": 2}
+    made_of = dataclasses.replace(config(positions), **reads, pooling="first", causal=False)
+    state = Transformer(made_of).state_dict()
+    assert {len(tensor) for name, tensor in state.items() if name.startswith(("positions.", "rotary."))} == {7}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +74,7 @@ def test_only_learned_positions_are_trained() -> None:
     [
         ("orthogonal", {"positions.table"}),
         ("learned", {"positions.table"}),
+        ("sinusoidal", {"positions.table"}),
         ("rotary", {"rotary.cosine", "rotary.sine"}),
         ("none", set()),
     ],

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnserve.models import Attention, AttentionConfig, Transformer, TransformerConfig, layers_of
+from attnserve.models import Attention, AttentionConfig, Transformer, TransformerConfig
 from attnserve.models.attention import VARIANTS
+from attnserve.models.attention.recording import recorded_outputs
 from attnserve.models.config import ACTIVATIONS, POSITIONS
 from attnserve.models.transformer import ACTIVATIONS as FUNCTIONS
 from attnserve.packing import pack
@@ -26,40 +27,86 @@ def config(**changes: object) -> TransformerConfig:
     return TransformerConfig(**(fields | changes))  # type: ignore[arg-type]
 
 
+def randomised(model: Transformer) -> Transformer:
+    """Gains of 1 and biases of 0 would hide a norm or a bias that is forgotten."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+    return model
+
+
 def feeds(*lengths: int) -> tuple[Tensor, Tensor, Tensor]:
     random = np.random.default_rng(0)
     packed = pack([random.integers(0, 7, length) for length in lengths])
-    return torch.from_numpy(packed.tokens), torch.from_numpy(packed.positions), torch.from_numpy(packed.slots)
+    return torch.from_numpy(packed.inputs), torch.from_numpy(packed.positions), torch.from_numpy(packed.slots)
+
+
+def is_present(when: str, made_of: TransformerConfig) -> bool:
+    """Read a cell of the column "present" of docs/checkpoint.md."""
+    prose = {
+        "always": True,
+        "the model reads ids": made_of.vocabulary_size is not None,
+        "the model reads features": made_of.num_features is not None,
+        "there is a leading row": made_of.num_features is not None and made_of.pooling == "first",
+        "a classify task": made_of.task.startswith("classify_"),
+        "`bias`": made_of.bias,
+        "not `tied_embeddings`": not made_of.tied_embeddings,
+    }
+
+    def holds(condition: str) -> bool:
+        field, is_one_of, choices = condition.strip("`").partition("` is ")
+        return getattr(made_of, field) in re.findall(r'"(\w+)"', choices) if is_one_of else prose[condition]
+
+    return all(holds(condition) for condition in when.split(", and "))
 
 
 def documented_tensors(made_of: TransformerConfig) -> dict[str, list[int]]:
     """The tensor table of docs/checkpoint.md, for this config."""
     table = (ROOT / "docs" / "checkpoint.md").read_text("utf-8").split("## model.safetensors")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(.+?)` \| \[(.+?)\] \| (.+?) \|$", table, re.MULTILINE)
-    assert len(rows) == 24
+    assert len(rows) == table.count("\n| `") >= 24
     sizes = {
         "W": made_of.vocabulary_size,
-        "P": made_of.max_length,
+        "X": made_of.num_features,
+        "C": made_of.num_classes,
+        "P": made_of.num_positions,
         "D": made_of.width,
         "F": made_of.mlp_size,
-        "E / 2": made_of.head_size // 2,
+        "H": made_of.num_heads,
+        "K": made_of.num_key_heads,
+        "E": made_of.head_size,
     }
-    present = {"always", "`bias`"} if made_of.bias else {"always"}
-    present.add('`positions` is `"rotary"`' if made_of.positions == "rotary" else "")
-    if made_of.positions in ("orthogonal", "learned"):
-        present.add('`positions` is `"orthogonal"` or `"learned"`')
     return {
-        name.replace("{l}", str(layer)): [sizes[letter] for letter in shape.split(", ")]
+        name.replace("{l}", str(layer)): [int(eval(size, {}, sizes)) for size in shape.split(", ")]
         for name, shape, when in rows
-        if when in present
+        if is_present(when, made_of)
         for layer in range(made_of.num_layers)
     }
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_tensors_are_those_of_the_documentation(positions: str, bias: bool) -> None:
-    made_of = config(positions=positions, bias=bias, mlp_ratio=2.0)
+FEATURES = {"vocabulary_size": None, "num_features": 3, "num_classes": 5, "causal": False}
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["biases", "no biases"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"positions": positions} for positions in POSITIONS),
+        {"tied_embeddings": True},
+        {"norm": "post"},
+        {"num_key_heads": 1, "head_size": 6},
+        {"num_key_heads": 1, "head_size": 6, "positions": "rotary"},
+        {"task": "classify_token", "num_classes": 5},
+        FEATURES | {"task": "classify_token"},
+        FEATURES | {"task": "classify_sequence", "pooling": "first"},
+        FEATURES | {"task": "classify_sequence", "pooling": "mean", "positions": "rotary"},
+    ],
+    ids=lambda changes: " ".join(map(str, changes.values())),
+)
+def test_tensors_are_those_of_the_documentation(changes: dict[str, object], bias: bool) -> None:
+    layers = (AttentionConfig(),) if "causal" in changes else MIXED
+    made_of = config(bias=bias, mlp_ratio=2.0, attention=layers, **changes)
     tensors = Transformer(made_of).state_dict()
     assert {name: list(tensor.shape) for name, tensor in tensors.items()} == documented_tensors(made_of)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
@@ -79,18 +126,28 @@ def test_a_seed_makes_the_weights_and_nothing_else() -> None:
 @pytest.mark.parametrize("rows", [[], [3], [0, 5, 6], [6, 1, 1]], ids=str)
 def test_logits_are_those_of_the_rows_asked_for(rows: list[int]) -> None:
     model = Transformer(config())
-    every = model(*feeds(5, 2), torch.arange(7)).logits
+    every = model(*feeds(5, 2), torch.arange(7))
     assert every.shape == (7, 7)
-    some = model(*feeds(5, 2), torch.tensor(rows, dtype=torch.int64)).logits
+    some = model(*feeds(5, 2), torch.tensor(rows, dtype=torch.int64))
     torch.testing.assert_close(some, every[rows])
     assert some.shape == (len(rows), 7)
 
 
-def test_hidden_is_the_stream_after_every_block() -> None:
-    model = Transformer(config())
-    output = model(*feeds(5, 2), torch.arange(7))
-    assert [state.shape for state in output.hidden] == [(7, 8)] * 3
-    assert torch.equal(model.unembedding(model.final_norm(output.hidden[-1])), output.logits)
+@torch.no_grad()
+def test_logits_are_of_the_normed_stream_after_the_last_block() -> None:
+    model = Transformer(config(bias=True))
+    with recorded_outputs(model.layers) as hidden:
+        logits = model(*feeds(5, 2), torch.arange(7))
+    assert [state.shape for state in hidden] == [(7, 8)] * 3
+    assert torch.equal(model.unembedding(model.final_norm(hidden[-1])), logits)
+
+
+@torch.no_grad()
+def stream_of(model: Transformer, tokens: Tensor, positions: Tensor, slots: Tensor) -> list[Tensor]:
+    """Of no row are logits wanted."""
+    with recorded_outputs(model.layers) as hidden:
+        assert model(tokens, positions, slots, tokens[:0]).shape == (0, 7)
+    return hidden
 
 
 @torch.no_grad()
@@ -102,12 +159,75 @@ def test_blocks_are_pre_norm_and_residual() -> None:
     # Attention switched off leaves x + mlp(norm(x)); both off leave x.
     for parameter in block.attention.output.parameters():
         parameter.zero_()
-    hidden = model(tokens, positions, slots, tokens[:0]).hidden
+    hidden = stream_of(model, tokens, positions, slots)
     torch.testing.assert_close(hidden[0], embedded + block.mlp(block.mlp_norm(embedded)))
     for parameter in block.mlp.down.parameters():
         parameter.zero_()
-    hidden = model(tokens, positions, slots, tokens[:0]).hidden
+    hidden = stream_of(model, tokens, positions, slots)
     assert torch.equal(hidden[0], embedded)
+
+
+def normed(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+    """docs/checkpoint.md, norm."""
+    centred = x - x.mean(-1, keepdim=True)
+    scaled = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + norm.eps)
+    return norm.weight * scaled + (0 if norm.bias is None else norm.bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_post_norm_blocks_norm_what_they_added(bias: bool) -> None:
+    model = randomised(Transformer(config(norm="post", bias=bias)).double())
+    tokens, positions, slots = feeds(5, 2)
+    stream, value = model.token_embedding.weight[tokens] + model.positions.table[positions], None
+    with recorded_outputs(model.layers) as hidden:
+        logits = model(tokens, positions, slots, torch.arange(7))
+    for block, expected in zip(model.layers, hidden, strict=True):
+        attended, value = block.attention(stream, slots, value, None)
+        stream = normed(stream + attended, block.attention_norm)
+        stream = normed(stream + block.mlp(stream), block.mlp_norm)
+        torch.testing.assert_close(expected, stream, rtol=0, atol=1e-12)
+    # The stream is normed already: there is no norm before the logits, and no tensor of one.
+    torch.testing.assert_close(logits, model.unembedding(stream), rtol=0, atol=1e-12)
+    assert not [name for name in model.state_dict() if name.startswith("final_norm")]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_tied_embeddings_are_one_tensor(bias: bool) -> None:
+    model = randomised(Transformer(config(tied_embeddings=True, bias=bias)))
+    untied = Transformer(config(bias=bias))
+    assert set(untied.state_dict()) - set(model.state_dict()) == {"unembedding.weight"}
+    embedding = model.token_embedding.weight
+    assert sum(parameter is embedding for parameter in model.parameters()) == 1
+    with recorded_outputs([model.final_norm]) as normed_rows:
+        logits = model(*feeds(5, 2), torch.arange(7))
+    shift = model.unembedding.bias if bias else 0
+    torch.testing.assert_close(logits, normed_rows[0] @ embedding.T + shift)
+    # An untied model whose two tensors are equal says the same.
+    untied.load_state_dict(model.state_dict() | {"unembedding.weight": embedding})
+    torch.testing.assert_close(untied(*feeds(5, 2), torch.arange(7)), logits)
+    # And is trained as both: a token that is read nowhere has a gradient too.
+    model(torch.tensor([3]), torch.tensor([0]), torch.tensor([[0]]), torch.tensor([0])).square().sum().backward()
+    assert (embedding.grad.abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("num_key_heads", [1, 2])
+@pytest.mark.parametrize("positions", ["orthogonal", "rotary"])
+@torch.no_grad()
+def test_grouped_heads_are_repeated_keys_and_values(num_key_heads: int, positions: str) -> None:
+    sizes = {"num_heads": 4, "head_size": 6, "positions": positions, "bias": True}
+    grouped = randomised(Transformer(config(num_key_heads=num_key_heads, **sizes)).double())
+    repeated = Transformer(config(**sizes)).double()
+    tensors = {
+        name: tensor.unflatten(0, (num_key_heads, 6)).repeat_interleave(4 // num_key_heads, 0).flatten(0, 1)
+        if re.search(r"\.attention\.(key|value)\.", name)
+        else tensor
+        for name, tensor in grouped.state_dict().items()
+    }
+    assert grouped.state_dict()["layers.0.attention.key.weight"].shape == (6 * num_key_heads, 8)
+    repeated.load_state_dict(tensors)
+    expected = repeated(*feeds(5, 2), torch.arange(7))
+    torch.testing.assert_close(grouped(*feeds(5, 2), torch.arange(7)), expected, rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
@@ -126,30 +246,6 @@ def test_each_layer_gets_the_values_of_the_one_before() -> None:
     assert previous[0] is None
     assert previous[1] is values[0]
     assert previous[2] is values[1]
-
-
-@torch.no_grad()
-def test_head_scale_is_a_factor_on_each_head_s_output() -> None:
-    model = Transformer(config())
-    plain = model(*feeds(5, 2), torch.arange(7)).logits
-    ones = torch.ones(3, 2)
-    assert torch.equal(model(*feeds(5, 2), torch.arange(7), ones).logits, plain)
-    ones[1, 1] = 0
-    ablated = model(*feeds(5, 2), torch.arange(7), ones).logits
-    assert not torch.equal(ablated, plain)
-    # Head 1 writes through columns 4 to 7 of the output projection.
-    model.layers[1].attention.output.weight[:, 4:] = 0
-    torch.testing.assert_close(model(*feeds(5, 2), torch.arange(7)).logits, ablated)
-
-
-@torch.no_grad()
-def test_predict_gives_every_sequence_its_logits() -> None:
-    model = Transformer(config())
-    sequences = [[1, 2, 3], [4], np.array([0, 6])]
-    answers = model.predict(sequences)
-    assert [answer.shape for answer in answers] == [(3, 7), (1, 7), (2, 7)]
-    for sequence, answer in zip(sequences, answers, strict=True):
-        torch.testing.assert_close(answer, model.predict([sequence])[0])
 
 
 DOCUMENTED_ACTIVATIONS = {
@@ -191,7 +287,7 @@ def test_a_model_learns_its_batch(variant: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(30):
-        logits = model(tokens, positions, slots, torch.arange(13)).logits
+        logits = model(tokens, positions, slots, torch.arange(13))
         # Each token's own successor within the batch; where sequences meet, any target will do.
         loss = torch.nn.functional.cross_entropy(logits, tokens.roll(-1))
         optimizer.zero_grad()
@@ -199,21 +295,3 @@ def test_a_model_learns_its_batch(variant: str) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[0]
-
-
-@pytest.mark.parametrize(
-    ("sequences", "message"),
-    [
-        ([], "sequences: expected at least one, got none"),
-        ([[1], []], "sequences[1]: expected a list of 1 to 8 ids, got shape [0]"),
-        ([[1] * 9], "sequences[0]: expected a list of 1 to 8 ids, got shape [9]"),
-        ([[1, 5]], "sequences[0]: expected integers from 0 to 4, got others"),
-        ([[-1]], "sequences[0]: expected integers from 0 to 4, got others"),
-    ],
-)
-def test_predict_refuses_what_are_no_ids(sequences: list[list[int]], message: str) -> None:
-    config = TransformerConfig(
-        vocabulary_size=5, max_length=8, width=4, num_heads=1, attention=layers_of("expressive", 1)
-    )
-    with pytest.raises(ValueError, match="^" + re.escape(message)):
-        Transformer(config).predict(sequences)

@@ -1,10 +1,10 @@
 """A second implementation, in float64 and numpy, written from docs/checkpoint.md alone.
 
 It shares no line with the package and imports nothing of it: where the two agree, the page says enough and both do
-what it says. One sequence at a time, no batching, no tricks. Names and letters are those of the page.
+what it says. One sequence at a time, no batching, no tricks. Names and letters are those of the page. config.json and
+the table of tensors are in numpy_config.py.
 """
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -16,37 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from tests.reference.numpy_config import expected_shapes, has_leading_row, has_position_table, letters, read_config
+
 Array = NDArray[np.float64]
-
-REQUIRED = object()
-
-CONFIG_DEFAULTS: dict[str, Any] = {
-    "vocabulary_size": REQUIRED,
-    "max_length": REQUIRED,
-    "width": REQUIRED,
-    "num_heads": REQUIRED,
-    "attention": REQUIRED,
-    "format_version": 1,
-    "task": "next_token",
-    "causal": True,
-    "positions": "orthogonal",
-    "rotary_base": 10000.0,
-    "mlp_ratio": 4.0,
-    "activation": "gelu",
-    "bias": False,
-    "norm_epsilon": 1e-5,
-    "labels": None,
-}
-
-ATTENTION_DEFAULTS: dict[str, Any] = {
-    "variant": "dot_product",
-    "scale": None,
-    "epsilon": 0.0,
-    "window": 0,
-    "softcap": 0.0,
-    "scope": None,
-    "scaling": None,
-}
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -66,91 +38,110 @@ class Model:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one sequence gave: logits [n, W] and weights [L, H, n, n], rows queries, columns keys."""
+    """What one sequence gave: logits [n, W], [n, C] or (classify_sequence) [1, C], and weights [L, H, n, n], rows
+    queries, columns keys; n counts the leading row, if there is one."""
 
     logits: Array
     maps: Array
 
 
 def load(folder: str | os.PathLike[str]) -> Model:
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    config = fill(config, CONFIG_DEFAULTS)
-    config["attention"] = [fill(entry, ATTENTION_DEFAULTS) for entry in config["attention"]]
+    config = read_config(Path(folder) / "config.json")
+    if config["num_features"] is not None and (Path(folder) / "tokenizer.json").exists():
+        raise ValueError("tokenizer.json is of a model that reads ids only")
     stored = load_file(Path(folder) / "model.safetensors")
-    expected = expected_shapes(config)
-    if {name: tensor.shape for name, tensor in stored.items()} != expected:
-        raise ValueError(f"tensors are not those of the page: {sorted(set(stored) ^ set(expected)) or 'shapes differ'}")
+    check_tensors(stored, expected_shapes(config))
     return Model(config, {name: tensor.astype(np.float64) for name, tensor in stored.items()})
 
 
-def fill(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    if unknown := set(fields) - set(defaults):
-        raise ValueError(f"fields that the page does not list: {sorted(unknown)}")
-    filled = {**defaults, **fields}
-    if missing := [name for name, value in filled.items() if value is REQUIRED]:
-        raise ValueError(f"fields without a value: {missing}")
-    return filled
+def check_tensors(stored: dict[str, NDArray[Any]], expected: dict[str, tuple[int, ...]]) -> None:
+    if missing := sorted(set(expected) - set(stored)):
+        raise ValueError(f"tensors that are missing: {missing}")
+    if unknown := sorted(set(stored) - set(expected)):
+        raise ValueError(f"tensors that the page does not list: {unknown}")
+    for name, tensor in stored.items():
+        if tensor.shape != expected[name]:
+            raise ValueError(f"{name} has shape {tensor.shape}, not {expected[name]}")
+        if tensor.dtype != np.float32:
+            raise ValueError(f"{name} is {tensor.dtype}, not float32")
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"{name} has numbers that are not finite")
 
 
-def expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    vocabulary, longest, width = config["vocabulary_size"], config["max_length"], config["width"]
-    hidden = round(config["mlp_ratio"] * width)
-    half = width // config["num_heads"] // 2
-    shapes: dict[str, tuple[int, ...]] = {"token_embedding.weight": (vocabulary, width)}
-    if config["positions"] in ("orthogonal", "learned"):
-        shapes["positions.table"] = (longest, width)
-    if config["positions"] == "rotary":
-        shapes["rotary.cosine"] = shapes["rotary.sine"] = (longest, half)
-
-    def expect(module: str, *shape: int) -> None:
-        shapes[f"{module}.weight"] = shape
-        if config["bias"]:
-            shapes[f"{module}.bias"] = shape[:1]
-
-    for layer in range(len(config["attention"])):
-        expect(f"layers.{layer}.attention_norm", width)
-        for projection in ("query", "key", "value", "output"):
-            expect(f"layers.{layer}.attention.{projection}", width, width)
-        expect(f"layers.{layer}.mlp_norm", width)
-        expect(f"layers.{layer}.mlp.up", hidden, width)
-        expect(f"layers.{layer}.mlp.down", width, hidden)
-    expect("final_norm", width)
-    expect("unembedding", vocabulary, width)
-    return shapes
+def logits(model: Model, sequence: Any) -> Array:
+    """Scores of one sequence: [n, W], [n, C] or [1, C]."""
+    return run(model, sequence).logits
 
 
-def logits(model: Model, tokens: Any) -> Array:
-    """Scores of one sequence, [n, W]."""
-    return run(model, tokens).logits
-
-
-def maps(model: Model, tokens: Any) -> Array:
+def maps(model: Model, sequence: Any) -> Array:
     """Attention weights of one sequence, [L, H, n, n]: rows are queries, columns are keys."""
-    return run(model, tokens).maps
+    return run(model, sequence).maps
 
 
-def run(model: Model, tokens: Any) -> Pass:
-    config, tensors = model.config, model.tensors
-    tokens = np.asarray(tokens, np.int64)
-    num_steps = len(tokens)
-    x = tensors["token_embedding.weight"][tokens]
-    if config["positions"] in ("orthogonal", "learned"):
-        x = x + tensors["positions.table"][:num_steps]
+def run(model: Model, sequence: Any) -> Pass:
+    """`sequence` is what a client sends: token ids, or feature vectors without the leading row."""
+    x = embedded(model, sequence)
+    pre = model.config["norm"] == "pre"
     weights = []
-    previous_value = None
-    for layer in range(len(config["attention"])):
-        y = norm(model, f"layers.{layer}.attention_norm", x)
-        query, key, value = (
-            heads(model, linear(model, f"layers.{layer}.attention.{projection}", y))
-            for projection in ("query", "key", "value")
-        )
-        w = attention_weights(model, layer, query, key, value, previous_value)
-        attended = np.einsum("hts,she->the", w, value).reshape(num_steps, config["width"])
-        x = x + linear(model, f"layers.{layer}.attention.output", attended)
-        x = x + mlp(model, layer, norm(model, f"layers.{layer}.mlp_norm", x))
+    value = None
+    for layer in range(letters(model.config).L):
+        attention_norm, mlp_norm = f"layers.{layer}.attention_norm", f"layers.{layer}.mlp_norm"
+        y = norm(model, attention_norm, x) if pre else x
+        attended, w, value = attention(model, layer, y, value)
         weights.append(w)
-        previous_value = value
-    return Pass(linear(model, "unembedding", norm(model, "final_norm", x)), np.stack(weights))
+        if pre:
+            x = x + attended
+            x = x + mlp(model, layer, norm(model, mlp_norm, x))
+        else:
+            x = norm(model, attention_norm, x + attended)
+            x = norm(model, mlp_norm, x + mlp(model, layer, x))
+    y = norm(model, "final_norm", x) if pre else x
+    return Pass(output(model, y), np.stack(weights))
+
+
+def embedded(model: Model, sequence: Any) -> Array:
+    """x [n, D] before the first layer."""
+    config, tensors = model.config, model.tensors
+    if not 1 <= len(sequence) <= config["max_length"]:
+        raise ValueError(f"a sequence of {len(sequence)}, not of 1 to {config['max_length']}")
+    x = embedded_ids(model, sequence) if config["vocabulary_size"] is not None else embedded_features(model, sequence)
+    if has_leading_row(config):
+        x = np.concatenate([tensors["feature_embedding.cls"][None], x])
+    return x + tensors["positions.table"][: len(x)] if has_position_table(config) else x
+
+
+def embedded_ids(model: Model, sequence: Any) -> Array:
+    ids = np.asarray(sequence)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"token ids are {ids.dtype} of shape {ids.shape}, not a list of integers")
+    if ids.min() < 0 or ids.max() >= model.config["vocabulary_size"]:
+        raise ValueError(f"token ids are {ids.min()} .. {ids.max()}")
+    rows: Array = model.tensors["token_embedding.weight"][ids]
+    return rows
+
+
+def embedded_features(model: Model, sequence: Any) -> Array:
+    vectors = np.asarray(sequence, np.float64)
+    if vectors.ndim != 2 or vectors.shape[1] != model.config["num_features"]:
+        raise ValueError(f"feature vectors are of shape {vectors.shape}, not [n, {model.config['num_features']}]")
+    return linear(model, "feature_embedding.projection", vectors)
+
+
+def output(model: Model, y: Array) -> Array:
+    config, tensors = model.config, model.tensors
+    if config["task"] == "classify_sequence":
+        return linear(model, "classifier", pooled(config["pooling"], y)[None])
+    if config["task"] == "classify_token":
+        return linear(model, "classifier", y)
+    if config["tied_embeddings"]:
+        scores: Array = y @ tensors["token_embedding.weight"].T
+        return scores + tensors.get("unembedding.bias", 0.0)
+    return linear(model, "unembedding", y)
+
+
+def pooled(pooling: str, y: Array) -> Array:
+    rows: dict[str, Array] = {"first": y[0], "last": y[-1], "mean": y.mean(axis=0)}
+    return rows[pooling]
 
 
 def linear(model: Model, name: str, rows: Array) -> Array:
@@ -170,27 +161,39 @@ def mlp(model: Model, layer: int, y: Array) -> Array:
     return linear(model, f"layers.{layer}.mlp.down", activation(linear(model, f"layers.{layer}.mlp.up", y)))
 
 
-def heads(model: Model, rows: Array) -> Array:
-    """[n, D] -> [n, H, E]."""
-    num_heads = model.config["num_heads"]
-    return rows.reshape(len(rows), num_heads, model.config["width"] // num_heads)
+def attention(model: Model, layer: int, y: Array, previous_value: Array | None) -> tuple[Array, Array, Array]:
+    """attention_l [n, D], its weights w[h, t, s], and its values v[t, k, e]."""
+    of = letters(model.config)
+    name = f"layers.{layer}.attention"
+    query = linear(model, f"{name}.query", y).reshape(len(y), of.H, of.E)
+    key = linear(model, f"{name}.key", y).reshape(len(y), of.K, of.E)
+    value = linear(model, f"{name}.value", y).reshape(len(y), of.K, of.E)
+    w = attention_weights(model, layer, query, key, value, previous_value)
+    o = np.einsum("hts,she->the", w, for_query_heads(model, value))
+    return linear(model, f"{name}.output", o.reshape(len(y), of.H * of.E)), w, value
+
+
+def for_query_heads(model: Model, a: Array) -> Array:
+    """a[t, k, e] -> a[t, k(h), e]."""
+    of = letters(model.config)
+    return a[:, [h // (of.H // of.K) for h in range(of.H)]]
 
 
 def attention_weights(
     model: Model, layer: int, query: Array, key: Array, value: Array, previous_value: Array | None
 ) -> Array:
-    """w[h, t, s] from the queries, keys and values [n, H, E] of a layer."""
+    """w[h, t, s] from the queries [n, H, E], and the keys and values [n, K, E], of a layer."""
     config = model.config
     options = config["attention"][layer]
     if options["variant"] == "elliptical":
         assert previous_value is not None, "layer 0 cannot be elliptical"
-        query = query * metric(options, value, previous_value)
+        query = query * for_query_heads(model, metric(options, value, previous_value))
     if config["positions"] == "rotary":
         query, key = rotate(model, query), rotate(model, key)
     scale = options["scale"]
     if scale is None:
-        scale = 1 / math.sqrt(config["width"] // config["num_heads"])
-    z = scale * np.einsum("the,she->hts", query, key)
+        scale = 1 / math.sqrt(letters(config).E)
+    z = scale * np.einsum("the,she->hts", query, for_query_heads(model, key))
     if options["softcap"] > 0:
         z = options["softcap"] * np.tanh(z / options["softcap"])
     allowed = allowed_keys(len(query), config["causal"], options["window"])
@@ -200,7 +203,7 @@ def attention_weights(
 
 
 def metric(options: dict[str, Any], value: Array, previous_value: Array) -> Array:
-    """m[t, h, e]."""
+    """m[t, k, e]."""
     differences = np.abs(value - previous_value)
     if options["scope"] == "prefix":
         a = np.cumsum(differences, axis=0)
@@ -219,7 +222,7 @@ def metric(options: dict[str, Any], value: Array, previous_value: Array) -> Arra
 
 
 def rotate(model: Model, a: Array) -> Array:
-    """Pairs channel e with channel e + E/2, by the row of each step; a is [n, H, E]."""
+    """Pairs channel e with channel e + E/2, by the row of each step; a is [n, H, E] or [n, K, E]."""
     half = a.shape[-1] // 2
     c = model.tensors["rotary.cosine"][: len(a), None, :]
     s = model.tensors["rotary.sine"][: len(a), None, :]

@@ -21,10 +21,12 @@ LOGITS_ERROR = 5e-5
 WEIGHTS_ERROR = 1e-4
 MAX_LENGTH = 300
 MODELS = [*COMMITTED, "forward", "both-ways"]
+RECURRENCES = [name for name in COMMITTED if name.startswith("nt-")]
 NUM_STARTS = 200
 CONTINUED_LENGTH = 512
-# An answer has at most 65536 ranked tokens.
-SEQUENCES_PER_REQUEST = 65536 // CONTINUED_LENGTH
+# An answer has at most so many ranked tokens.
+MOST_RANKED = 65536
+SEQUENCES_PER_REQUEST = MOST_RANKED // CONTINUED_LENGTH
 
 read_checkpoint = cache(numpy_transformer.load)
 
@@ -35,11 +37,24 @@ def client(served: Served) -> Iterator[httpx.Client]:
         yield client
 
 
-def random_sequences(model: numpy_transformer.Model, seed: int, num_sequences: int) -> list[list[int]]:
+def random_sequences(
+    model: numpy_transformer.Model, seed: int, num_sequences: int, longest: int = MAX_LENGTH
+) -> list[Any]:
     rng = np.random.default_rng(seed)
-    longest = min(MAX_LENGTH, model.config["max_length"])
+    longest = min(longest, MAX_LENGTH, model.config["max_length"])
     lengths = [1, longest, *rng.integers(1, longest + 1, size=num_sequences - 2)]
+    if model.config["num_features"] is not None:
+        vectors = [rng.standard_normal((length, model.config["num_features"])) for length in lengths]
+        return [rows.astype(np.float32).tolist() for rows in vectors]
     return [rng.integers(model.config["vocabulary_size"], size=length).tolist() for length in lengths]
+
+
+def num_outputs(model: numpy_transformer.Model) -> int:
+    return int(model.config["num_classes"] or model.config["vocabulary_size"])
+
+
+def once_per_sequence(model: numpy_transformer.Model) -> bool:
+    return bool(model.config["task"] == "classify_sequence")
 
 
 def post(client: httpx.Client, path: str, body: dict[str, Any], accept: str = "application/json") -> httpx.Response:
@@ -50,25 +65,27 @@ def post(client: httpx.Client, path: str, body: dict[str, Any], accept: str = "a
 
 
 def served_logits(
-    client: httpx.Client, name: str, sequences: list[list[int]], vocabulary_size: int
+    client: httpx.Client, name: str, sequences: list[Any], model: numpy_transformer.Model
 ) -> list[NDArray[np.float64]]:
-    """One [n, W] per sequence, put together from the tokens the answer ranks."""
-    body = {"sequences": sequences, "top_k": vocabulary_size, "positions": "all"}
+    """One [n, W], [n, C] or [1, C] per sequence, put together from the tokens or classes the answer ranks."""
+    body = {"sequences": sequences, "top_k": num_outputs(model)}
+    if not once_per_sequence(model):
+        body["positions"] = "all"
     predictions = post(client, f"{name}/predict", body).json()["predictions"]
     all_logits = []
-    for tokens, prediction in zip(sequences, predictions, strict=True):
-        assert prediction["positions"] == list(range(len(tokens)))
-        logits = np.full((len(tokens), vocabulary_size), np.nan)
-        for step, top in zip(prediction["positions"], prediction["top"], strict=True):
+    for sequence, prediction in zip(sequences, predictions, strict=True):
+        assert prediction["positions"] == (None if once_per_sequence(model) else list(range(len(sequence))))
+        logits = np.full((len(prediction["top"]), num_outputs(model)), np.nan)
+        for row, top in zip(logits, prediction["top"], strict=True):
             ranked = [entry["logit"] for entry in top]
             assert ranked == sorted(ranked, reverse=True)
-            logits[step, [entry["id"] for entry in top]] = ranked
+            row[[entry["id"] for entry in top]] = ranked
         assert not np.isnan(logits).any()
         all_logits.append(logits)
     return all_logits
 
 
-def served_weights(client: httpx.Client, name: str, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
+def served_weights(client: httpx.Client, name: str, sequences: list[Any]) -> list[NDArray[np.float32]]:
     body = {"sequences": sequences, "quantity": "weights"}
     tensors = load(post(client, f"{name}/attention", body, "application/x-safetensors").content)
     return [tensors[f"sequences.{i}.weights"] for i in range(len(sequences))]
@@ -84,12 +101,14 @@ def test_every_variant_is_committed(variant: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_predictions(name: str, together: bool, served: Served, client: httpx.Client) -> None:
     model = read_checkpoint(served.checkpoints[name])
-    vocabulary_size = model.config["vocabulary_size"]
-    sequences = random_sequences(model, seed=3 + together, num_sequences=6)
-    requests = [sequences] if together else [[tokens] for tokens in sequences]
-    answers = [answer for request in requests for answer in served_logits(client, name, request, vocabulary_size)]
-    for tokens, answer in zip(sequences, answers, strict=True):
-        expected = numpy_transformer.logits(model, tokens)
+    num_sequences = 6
+    longest = MOST_RANKED // num_outputs(model) // (num_sequences if together else 1)
+    sequences = random_sequences(model, seed=3 + together, num_sequences=num_sequences, longest=longest)
+    requests = [sequences] if together else [[sequence] for sequence in sequences]
+    answers = [answer for request in requests for answer in served_logits(client, name, request, model)]
+    for sequence, answer in zip(sequences, answers, strict=True):
+        expected = numpy_transformer.logits(model, sequence)
+        assert answer.shape == expected.shape
         assert np.abs(answer - expected).max() <= LOGITS_ERROR * np.abs(expected).max()
 
 
@@ -98,13 +117,13 @@ def test_predictions(name: str, together: bool, served: Served, client: httpx.Cl
 def test_weights(name: str, together: bool, served: Served, client: httpx.Client) -> None:
     model = read_checkpoint(served.checkpoints[name])
     sequences = random_sequences(model, seed=5 + together, num_sequences=6)
-    requests = [sequences] if together else [[tokens] for tokens in sequences]
+    requests = [sequences] if together else [[sequence] for sequence in sequences]
     answers = [answer for request in requests for answer in served_weights(client, name, request)]
-    for tokens, answer in zip(sequences, answers, strict=True):
-        expected = numpy_transformer.maps(model, tokens)
+    for sequence, answer in zip(sequences, answers, strict=True):
+        expected = numpy_transformer.maps(model, sequence)
         assert answer.shape == expected.shape
         assert np.abs(answer - expected).max() <= WEIGHTS_ERROR
-        assert (answer[~np.broadcast_to(visible(model, len(tokens)), answer.shape)] == 0).all()
+        assert (answer[~np.broadcast_to(visible(model, answer.shape[-1]), answer.shape)] == 0).all()
 
 
 def visible(model: numpy_transformer.Model, num_steps: int) -> NDArray[np.bool_]:
@@ -118,11 +137,11 @@ def visible(model: numpy_transformer.Model, num_steps: int) -> NDArray[np.bool_]
 def test_probabilities_are_those_of_the_logits(served: Served, client: httpx.Client) -> None:
     for name in MODELS:
         model = read_checkpoint(served.checkpoints[name])
-        tokens = random_sequences(model, seed=8, num_sequences=3)[-1]
-        body = {"sequences": [tokens], "top_k": model.config["vocabulary_size"]}
+        sequence = random_sequences(model, seed=8, num_sequences=3)[-1]
+        body = {"sequences": [sequence], "top_k": num_outputs(model)}
         prediction = post(client, f"{name}/predict", body).json()["predictions"][0]
-        assert prediction["positions"] == [len(tokens) - 1]
-        powers = np.exp(numpy_transformer.logits(model, tokens)[-1])
+        assert prediction["positions"] == (None if once_per_sequence(model) else [len(sequence) - 1])
+        powers = np.exp(numpy_transformer.logits(model, sequence)[-1])
         expected = powers / powers.sum()
         for entry in prediction["top"][0]:
             assert entry["probability"] == pytest.approx(expected[entry["id"]], rel=5e-3, abs=1e-6)
@@ -145,7 +164,7 @@ def test_a_metric_and_scores_of_nothing(served: Served, client: httpx.Client) ->
     assert np.abs(weights[1, 0] - expected[1, 0]).max() > 100 * WEIGHTS_ERROR
 
 
-@pytest.mark.parametrize("name", list(COMMITTED))
+@pytest.mark.parametrize("name", RECURRENCES)
 def test_free_running(name: str, client: httpx.Client) -> None:
     """Random starts continued by the served model alone follow its recurrence as its card says."""
     card = client.get(name).json()["card"]

@@ -1,9 +1,11 @@
 """Which format an answer is written in."""
 
+import numpy as np
 import pytest
 
-from attnserve.service.answer import FORMATS, JSON, NPZ, SAFETENSORS, choose_format
-from attnserve.service.problems import NotAcceptable
+from attnserve.service.answer import EVENTS, FORMATS, JSON, NPZ, SAFETENSORS, check_finite, choose_format
+from attnserve.service.engine import Answer
+from attnserve.service.problems import Invalid, NotAcceptable
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,44 @@ def test_no_format(accept):
     assert fault.field == "Accept"
     assert fault.message.startswith(f"expected one of {', '.join(FORMATS)}, got")
     assert len(fault.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, JSON),
+        ("*/*", JSON),
+        (EVENTS, EVENTS),
+        ("text/*", EVENTS),
+        (f"{EVENTS};charset=utf-8", EVENTS),
+        ("application/*", JSON),
+        # What is said of application/* is not said of text/event-stream.
+        ("application/json;q=0.1, application/*", JSON),
+        ("application/json;q=0.1, application/*, */*;q=0.2", EVENTS),
+        (f"{JSON}, {EVENTS}", JSON),
+        (f"{EVENTS}, {JSON}", EVENTS),
+        (f"{EVENTS};q=0, */*", JSON),
+    ],
+)
+def test_format_of_what_goes_on(accept, expected):
+    assert choose_format(accept, (JSON, EVENTS)) == expected
+
+
+@pytest.mark.parametrize("accept", ["application/*;q=0", "text/html", "text/*;q=0", SAFETENSORS, f"{EVENTS};q=2"])
+def test_no_format_of_what_goes_on(accept):
+    with pytest.raises(NotAcceptable, match=f"expected one of {JSON}, {EVENTS}, got"):
+        choose_format(accept, (JSON, EVENTS))
+
+
+def test_what_overflows_is_named():
+    right = Answer(logits=np.zeros((2, 3), np.float32), captures={"key": np.ones((4, 2), np.float16)})
+    check_finite([right, right])
+    for wrong in (
+        Answer(logits=np.array([[0, np.inf, 0]], np.float32), captures={}),
+        Answer(logits=right.logits, captures={"key": np.array([np.nan], np.float16)}),
+    ):
+        with pytest.raises(Invalid, match=r"sequences\[1\]: expected a sequence to which the model has a finite"):
+            check_finite([right, wrong])
 
 
 def test_some_answers_have_fewer_formats():

@@ -1,14 +1,16 @@
 """Diagnostics where the running tests' causal model cannot reach: windows, both directions, rows that see nothing."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from attnserve.runtime import WeightRows
-from attnserve.service.attention import check_size, diagnose, held_bytes
+from attnserve.service.attention import CONTINUED_BYTES, check_size, diagnose, held_bytes
 from attnserve.service.preprocess import parse_attention, parse_predict
 from attnserve.service.problems import TooLarge
+from attnserve.service.sequences import Reader
 
 ALL = ("entropy", "distance", "sink", "previous_token", "self", "received")
 
@@ -101,9 +103,7 @@ def test_zero_has_no_sign():
 
 
 def ask(manifest, parse=parse_attention, **fields):
-    import json
-
-    return parse(json.dumps({"sequences": [[1] * 100, [2] * 50], **fields}).encode(), manifest)
+    return parse(json.dumps({"sequences": [[1] * 100, [2] * 50], **fields}).encode(), Reader(manifest))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,17 @@ def test_diagnostics_of_a_lot_are_work_too(make_manifest, monkeypatch):
 
 def test_memory_that_waits_for_its_answer(make_manifest):
     manifest = make_manifest()
-    assert held_bytes(ask(manifest, parse_predict), manifest) == 2 * 10 * 4
-    assert held_bytes(ask(manifest, parse_predict, positions="all"), manifest) == 150 * 10 * 4
+    ids = 150 * 8
+    assert held_bytes(ask(manifest, parse_predict), manifest) == ids + 2 * 10 * 4
+    assert held_bytes(ask(manifest, parse_predict, positions="all"), manifest) == ids + 150 * 10 * 4
     # One layer's queries and keys of every step: 4 + 4 heads of 8 channels.
-    assert held_bytes(ask(manifest, layers=[0, 0, -2]), manifest) == (2 * 10 + 150 * 64) * 4
+    assert held_bytes(ask(manifest, layers=[0, 0, -2]), manifest) == ids + (2 * 10 + 150 * 64) * 4
+    # What was said is kept until all is said.
+    more = ask(make_manifest(max_length=107), parse_predict, **{"continue": 7})
+    assert held_bytes(more, manifest) == ids + 2 * 10 * 4 + 2 * 7 * CONTINUED_BYTES
+
+
+def test_features_wait_for_their_answer_too(make_manifest):
+    manifest = make_manifest(vocabulary_size=None, num_features=3, task="classify_token", num_classes=2)
+    asked = parse_predict(json.dumps({"sequences": [[[1, 2, 3]] * 5]}).encode(), Reader(manifest))
+    assert held_bytes(asked, manifest) == 5 * 3 * 4 + 5 * 2 * 4

@@ -24,7 +24,7 @@ class Broken(BaseException):
 
 
 def job(number: int, length: int = 1) -> Job:
-    return Job(tokens=np.full(length, number), positions=np.array([0]))
+    return Job(sequence=np.full(length, number), positions=np.array([0]))
 
 
 class Model:
@@ -39,12 +39,12 @@ class Model:
             self.gate.set()
 
     def run(self, jobs):
-        self.batches.append([int(one.tokens[0]) for one in jobs])
+        self.batches.append([int(one.sequence[0]) for one in jobs])
         self.entered.release()
         self.gate.wait()
         if POISON in self.batches[-1]:
             raise self.error("poisoned")
-        return [Answer(logits=np.float32(one.tokens[:1]), captures={}) for one in jobs]
+        return [Answer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_only_the_culprit_fails(make, caplog, error):
 def test_a_request_of_many_sequences_does_not_hold_up_one_of_a_few(make):
     class Joined(Model):
         def run(self, jobs):
-            if int(jobs[0].tokens[0]) == 3:
+            if int(jobs[0].sequence[0]) == 3:
                 # Others come while the long request is half done.
                 arriving.extend(
                     asyncio.run_coroutine_threadsafe(batcher.submit([job(number) for number in few]), loop)

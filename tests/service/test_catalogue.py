@@ -73,7 +73,6 @@ def test_version(tmp_path, text, expected):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"labels": ("a",)}, r"labels: expected 10 \(the vocabulary\), got 1"),
         ({"card": {"number": 2**64}}, "cannot be written as JSON"),
         ({"card": {"text": "\ud800"}}, "cannot be written as JSON"),
     ],
@@ -98,7 +97,7 @@ def make_catalogue(tmp_path, monkeypatch):
             if loader is not None:
                 loader(catalogue)
             batcher = SimpleNamespace(is_open=True, close=lambda: None)
-            return ServedModel(name=name, version=1, versions=(1,), engine=None, batcher=batcher)
+            return ServedModel(name=name, version=1, versions=(1,), engine=None, batcher=batcher, reader=None)
 
         monkeypatch.setattr(catalogue, "_load_model", load)
         return catalogue

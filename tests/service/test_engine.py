@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnserve.bundle import LOGITS, BundleError
+from attnserve.packing import add_leading_row
 from attnserve.service.engine import Engine, Job, form_feeds, split_outputs
 
 NONE: frozenset[str] = frozenset()
@@ -13,12 +14,12 @@ QUERY, KEY, HIDDEN = "layers.0.query", "layers.0.key", "layers.1.hidden"
 
 
 def job(tokens, positions, captures=NONE) -> Job:
-    return Job(tokens=np.array(tokens), positions=np.array(positions, np.int64), captures=frozenset(captures))
+    return Job(sequence=np.array(tokens), positions=np.array(positions, np.int64), captures=frozenset(captures))
 
 
 def run(feeds):
     """Stands in for the graph: every output row names the row, the token and the output it was made from."""
-    tokens, steps = feeds.packed.tokens, feeds.packed.positions
+    tokens, steps = feeds.packed.inputs, feeds.packed.positions
     rows = {name: feeds.rows if name == LOGITS else feeds.capture for name in feeds.outputs}
     codes = {name: number for number, name in enumerate(sorted(rows))}
     return {
@@ -69,11 +70,11 @@ def test_everyone_gets_their_own(jobs):
     outputs = run(feeds)
     codes = {name: number for number, name in enumerate(sorted(outputs))}
     for one, answer in zip(jobs, split_outputs(jobs, outputs), strict=True):
-        expected = [[one.tokens[position], position, codes[LOGITS]] for position in one.positions.tolist()]
+        expected = [[one.sequence[position], position, codes[LOGITS]] for position in one.positions.tolist()]
         assert answer.logits.tolist() == expected
         assert set(answer.captures) == one.captures
         for name, rows in answer.captures.items():
-            assert rows.tolist() == [[token, step, codes[name]] for step, token in enumerate(one.tokens.tolist())]
+            assert rows.tolist() == [[token, step, codes[name]] for step, token in enumerate(one.sequence.tolist())]
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,26 @@ def test_batch_mates_do_not_matter(engine):
         np.testing.assert_allclose(together.logits, alone.logits, atol=1e-5, rtol=0)
         assert set(together.captures) == set(alone.captures) == one.captures
         for name in one.captures:
-            assert together.captures[name].shape == alone.captures[name].shape == (len(one.tokens), 2, 8)
+            assert together.captures[name].shape == alone.captures[name].shape == (len(one.sequence), 2, 8)
             np.testing.assert_allclose(together.captures[name], alone.captures[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["leading", "halves"])
+def test_what_overflows_in_one_sequence_stays_there(breadth, name):
+    engine = Engine(breadth / name / "1", device="cpu", num_threads=1, tuning_seconds=0.1)
+    random = np.random.default_rng(0)
+
+    def ask(features):
+        features = np.float32(features)
+        return job(add_leading_row(features) if name == "leading" else features, [0])
+
+    jobs = [ask(random.normal(size=(length, 3))) for length in (5, 1, 7)]
+    jobs.insert(1, ask([[3e38, -3e38, 3e38]] * 9))
+    together = engine.run(jobs)
+    assert np.isnan(together[1].logits).any()
+    for index in (0, 2, 3):
+        (alone,) = engine.run([jobs[index]])
+        np.testing.assert_allclose(together[index].logits, alone.logits, atol=4e-3 if name == "halves" else 1e-5)
 
 
 def test_a_run_may_predict_nothing(engine):

@@ -11,6 +11,10 @@ from attnserve.service.prediction import render_prediction, top_ids
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
+def no_label(index: int) -> None:
+    return None
+
+
 def slowly(logits: np.ndarray, top_k: int) -> list[list[int]]:
     """By falling logit, ties by rising id: Python's sort is stable."""
     return [sorted(range(len(row)), key=lambda index, row=row: -row[index])[:top_k] for row in logits]
@@ -35,7 +39,7 @@ def test_top_ids_of_a_large_vocabulary_with_ties(top_k, num_values):
 
 def test_entries():
     logits = np.array([[0.0, 1.0, -1.0]], np.float32)
-    answer = render_prediction(logits, np.array([4]), 2, ("x", "y", "z"))
+    answer = render_prediction(logits, np.array([4]), 2, ("x", "y", "z").__getitem__)
     total = 1 + np.e + 1 / np.e
     assert answer["positions"] == [4]
     ((first, second),) = answer["top"]
@@ -49,14 +53,14 @@ def test_entries():
 
 
 def test_no_labels():
-    answer = render_prediction(np.zeros((1, 3), np.float32), np.array([0]), 3, None)
+    answer = render_prediction(np.zeros((1, 3), np.float32), np.array([0]), 3, no_label)
     assert [entry["label"] for entry in answer["top"][0]] == [None] * 3
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e30, 3e38])
 def test_large_logits_do_not_overflow(scale):
     logits = np.array([[scale, -scale, scale]], np.float32)
-    ((first, second, third),) = render_prediction(logits, np.array([0]), 3, None)["top"]
+    ((first, second, third),) = render_prediction(logits, np.array([0]), 3, no_label)["top"]
     assert [entry["probability"] for entry in (first, second, third)] == [0.5, 0.5, 0.0]
 
 
@@ -65,8 +69,8 @@ def test_each_position_by_itself(monkeypatch, block):
     monkeypatch.setattr("attnserve.service.prediction.MAX_BLOCK_NUMBERS", block)
     random = np.random.default_rng(0)
     logits = random.normal(size=(50, 30)).astype(np.float32)
-    together = render_prediction(logits, np.arange(50), 30, None)["top"]
+    together = render_prediction(logits, np.arange(50), 30, no_label)["top"]
     for position in range(50):
-        (alone,) = render_prediction(logits[position : position + 1], np.array([position]), 30, None)["top"]
+        (alone,) = render_prediction(logits[position : position + 1], np.array([position]), 30, no_label)["top"]
         assert alone == together[position]
         assert sum(float(entry["probability"]) for entry in alone) == pytest.approx(1, abs=1e-6)

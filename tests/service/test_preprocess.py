@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
 from attnserve.service.problems import BadRequest, Invalid, TooLarge
 from attnserve.service.selection import describe
+from attnserve.service.sequences import Reader
 
 LABELS = tuple("abcdefghij")
 
@@ -21,17 +22,22 @@ def manifest(make_manifest):
 
 
 def parse(manifest, document, how=parse_predict) -> PredictRequest:
-    return how(document if isinstance(document, bytes) else json.dumps(document).encode(), manifest)
+    return how(document if isinstance(document, bytes) else json.dumps(document).encode(), Reader(manifest))
+
+
+def read(request) -> list[list[int]]:
+    return lists(one.values for one in request.inputs)
 
 
 def lists(arrays) -> list[list[int]]:
+    arrays = list(arrays)
     assert {array.dtype for array in arrays} == {np.dtype(np.int64)}
     return [array.tolist() for array in arrays]
 
 
 def test_defaults(manifest):
     request = parse(manifest, {"sequences": [[1, 2, 3], [4]]})
-    assert lists(request.sequences) == [[1, 2, 3], [4]]
+    assert read(request) == [[1, 2, 3], [4]]
     assert lists(request.positions) == [[2], [0]]
     assert (request.top_k, request.attention) == (5, None)
 
@@ -55,16 +61,22 @@ def test_defaults_of_attention(manifest):
 
 def test_labels_become_ids(manifest):
     request = parse(manifest, {"sequences": [["c", "a"], [9], ["j"]]})
-    assert lists(request.sequences) == [[2, 0], [9], [9]]
+    assert read(request) == [[2, 0], [9], [9]]
 
 
-def test_labels_are_not_looked_up_for_ids(make_manifest):
-    class Unread:
+def test_labels_are_laid_out_once_per_model(make_manifest):
+    class Counted(tuple):
+        num_reads = 0
+
         def __iter__(self):
-            raise AssertionError("50,000 labels for a request that has none")
+            Counted.num_reads += 1
+            return super().__iter__()
 
-    request = parse(make_manifest(labels=Unread()), {"sequences": [[1], [2, 3]]})
-    assert lists(request.sequences) == [[1], [2, 3]]
+    reader = Reader(make_manifest(labels=Counted(LABELS)))
+    Counted.num_reads = 0
+    for sequences in ([["c"], [2, 3]], [["a", "b"]], [[1]]):
+        parse_predict(json.dumps({"sequences": sequences}).encode(), reader)
+    assert Counted.num_reads == 1, "50,000 labels for every request"
 
 
 def test_the_same_measure_twice_is_once(manifest):
@@ -122,7 +134,7 @@ def test_what_is_too_much_is_counted_not_laid_out(manifest, body, field):
     "body", [{"sequences": [[0]] * 13_107, "top_k": 5}, {"sequences": [[0] * 64] * 1024, "top_k": 1, "attention": {}}]
 )
 def test_at_the_edge_is_not_too_much(manifest, body):
-    assert parse(manifest, body).sequences
+    assert parse(manifest, body).inputs
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"NaN", b"\xff", b'{"sequences": [[1e999]]}', b"[" * 5000])
@@ -183,5 +195,5 @@ def test_anything_is_parsed_or_is_a_problem(manifest, document, how):
     body = json.dumps(document).encode("utf-8", "surrogatepass")
     parse = (parse_predict, parse_attention)[how]
     with contextlib.suppress(BadRequest, Invalid, TooLarge):
-        request = parse(body, manifest)
-        assert len(request.sequences) == len(request.positions)
+        request = parse(body, Reader(manifest))
+        assert len(request.inputs) == len(request.positions)

@@ -44,8 +44,11 @@ def test_observing_leaves_the_model_as_it_was() -> None:
     model = new_model("expressive")
     before = [block.attention.attention.attend for block in model.layers]
     observe(model, np.array([1, 2]))
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match=r"^sequences\[0\]: expected integers from 0 to 5"):
         observe(model, np.array([99]))
+    # And inside the model, where the weights are being recorded.
+    with model.final_norm.register_forward_pre_hook(lambda *call: 1 // 0), pytest.raises(ZeroDivisionError):
+        observe(model, np.array([1, 2]))
 
     assert [block.attention.attention.attend for block in model.layers] == before
 

@@ -11,7 +11,8 @@ from attnserve.models import TransformerConfig, load_checkpoint
 from attnserve.models.attention import VARIANTS
 from attnserve.models.recipes.accuracy import free_running_accuracy, greedy, teacher_forced_accuracy
 from attnserve.models.recipes.conditioning import measure_conditioning
-from attnserve.models.recipes.nt import add_arguments, command_of, measure_lookback, run
+from attnserve.models.recipes.nt import add_arguments, measure_lookback, run
+from attnserve.models.recipes.options import command_of
 from attnserve.models.recipes.recurrence import NT
 
 CHECKPOINTS = Path(__file__).parents[3] / "checkpoints"
@@ -37,7 +38,7 @@ def test_defaults_are_the_regime_that_tells_variants_apart() -> None:
     arguments = parse("--variant expressive --symbols 8 --delay 16 --out there")
 
     assert (arguments.optimizer, arguments.momentum, arguments.batch, arguments.width) == ("sgd", 0.8, 32, 32)
-    assert command_of(arguments) == (
+    assert command_of("nt", add_arguments, arguments, named=("variant", "symbols", "delay", "seed")) == (
         "attnserve train nt --symbols 8 --delay 16 --variant expressive --seed 0 --out there"
     )
 

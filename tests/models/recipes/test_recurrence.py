@@ -44,9 +44,9 @@ def test_batches_depend_on_the_seed_alone() -> None:
         list(itertools.islice(batches(task, lengths, np.random.default_rng(seed)), 6)) for seed in (7, 7, 8)
     )
 
-    assert all(a.tokens.equal(b.tokens) and a.targets.equal(b.targets) for a, b in zip(first, second, strict=True))
-    assert not all(a.tokens.equal(b.tokens) for a, b in zip(first, other, strict=True))
-    starts = {tuple(batch.tokens[:4].tolist()) for batch in first}
+    assert all(a.inputs.equal(b.inputs) and a.targets.equal(b.targets) for a, b in zip(first, second, strict=True))
+    assert not all(a.inputs.equal(b.inputs) for a, b in zip(first, other, strict=True))
+    starts = {tuple(batch.inputs[:4].tolist()) for batch in first}
     assert len(starts) == 6, "every step draws fresh starts"
 
 
@@ -58,7 +58,7 @@ def test_batches_score_what_can_be_predicted() -> None:
     assert batch.positions.tolist() == [0, 1, 2, 3, 4] * 2
     assert batch.rows.tolist() == [2, 3, 4, 7, 8, 9]
     for row, target in zip(batch.rows.tolist(), batch.targets.tolist(), strict=True):
-        assert target == (batch.tokens[row] + batch.tokens[row - 2]) % 7
+        assert target == (batch.inputs[row] + batch.inputs[row - 2]) % 7
 
 
 def test_lengths_grow_and_batches_shrink() -> None:
