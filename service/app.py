@@ -10,10 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import attnserve
+from attnserve.service import routes
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, count_cores, memory_limit
+from attnserve.service.oip import routes as oip
 from attnserve.service.problems import Fault, InternalError, Problem, render_problem
-from attnserve.service.routes import router
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def create_app(catalogue: Catalogue, *, on_failure: Callable[[BaseException], No
     # holds the interpreter's lock anyway, and a document takes many times the memory of its body.
     app.state.parsing = asyncio.Semaphore(1)
     app.state.weighing = asyncio.Semaphore(min(count_cores(), MAX_WEIGHING))
-    app.include_router(router)
+    app.include_router(routes.router)
+    app.include_router(oip.router)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)

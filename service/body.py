@@ -13,13 +13,16 @@ from attnserve.service.problems import TooLarge, UnsupportedMediaType
 Result = TypeVar("Result")
 
 
-async def read_body(request: Request, limit_bytes: int, hold: Callable[[int], object]) -> bytes:
+async def read_body(
+    request: Request, limit_bytes: int, hold: Callable[[int], object], *, any_media_type: bool = False
+) -> bytes:
     """The body, refused as soon as it passes the limit.
 
     Args:
         request: its body has not been read.
         limit_bytes: of the body.
         hold: told of the bytes of each part as it comes; may raise.
+        any_media_type: do not look at the Content-Type.
 
     Raises:
         UnsupportedMediaType: a Content-Type other than JSON, or a Content-Encoding, is declared.
@@ -27,7 +30,7 @@ async def read_body(request: Request, limit_bytes: int, hold: Callable[[int], ob
         ClientDisconnect: the client left before the end.
     """
     media_type = request.headers.get("content-type", JSON).split(";")[0].strip().lower()
-    if media_type != JSON and not media_type.endswith("+json"):
+    if not any_media_type and media_type != JSON and not media_type.endswith("+json"):
         hint = " (curl: use --json instead of -d)" if media_type == "application/x-www-form-urlencoded" else ""
         raise UnsupportedMediaType.about("Content-Type", f"expected {JSON}, got {media_type[:64]!r}{hint}")
     encoding = request.headers.get("content-encoding", "identity").lower()
@@ -76,10 +79,17 @@ async def in_turn(request: Request, turns: asyncio.Semaphore, work: Callable[...
         ClientDisconnect: the client left while waiting.
     """
     await while_connected(request, turns.acquire())
-    try:
-        return await asyncio.to_thread(work, *arguments)
-    finally:
+    working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+
+    def pass_on(done: "asyncio.Future[Result]") -> None:
         turns.release()
+        if not done.cancelled():
+            # Looked at, or asyncio complains when nobody waits any more.
+            done.exception()
+
+    working.add_done_callback(pass_on)
+    # A thread cannot be stopped: whoever waits may give up at a deadline, but the turn ends with the work.
+    return await asyncio.shield(working)
 
 
 async def _disconnect(request: Request) -> None:

@@ -14,6 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from attnserve.service.continuation import CONTINUATION_FIELDS, Continuation, parse_continuation
+from attnserve.service.deadline import parse_timeout
 from attnserve.service.problems import MAX_FAULTS, BadRequest, Fault, Invalid, TooLarge, raise_faults
 from attnserve.service.selection import FIELDS, MAX_ENTRIES, Selection, describe, parse_selection, parse_steps
 from attnserve.service.sequences import Input, Reader, parse_sequences
@@ -31,6 +32,7 @@ class PredictRequest:
     top_k: int
     attention: Selection | None = None
     continuation: Continuation | None = None
+    timeout_ms: float | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -52,7 +54,7 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
         TooLarge: sequences x positions x top_k, or sequences x queries, is beyond `MAX_ENTRIES`.
     """
     document = _parse_object(body)
-    _check_fields(document, ("sequences", "top_k", "positions", "attention", *CONTINUATION_FIELDS))
+    _check_fields(document, ("sequences", "top_k", "positions", "attention", "timeout_ms", *CONTINUATION_FIELDS))
     if document.get("continue") is not None:
         return _parse_continuation(document, reader)
     for name in CONTINUATION_FIELDS[1:]:
@@ -70,7 +72,7 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
 def parse_attention(body: bytes, reader: Reader) -> PredictRequest:
     """Check the body of `POST .../attention`; raises as `parse_predict`."""
     document = _parse_object(body)
-    _check_fields(document, ("sequences", "top_k", "positions", *FIELDS))
+    _check_fields(document, ("sequences", "top_k", "positions", "timeout_ms", *FIELDS))
     return _parse_request(document, reader, document, "")
 
 
@@ -128,6 +130,7 @@ def _parse_request(
         positions=positions if manifest.task == "classify_sequence" else steps.per_sequence(),
         top_k=top_k,
         attention=selection,
+        timeout_ms=_parse_timeout(document),
     )
 
 
@@ -146,7 +149,13 @@ def _parse_continuation(document: dict[str, Any], reader: Reader) -> PredictRequ
         positions=[np.array([length - 1]) for length in lengths],
         top_k=top_k,
         continuation=parse_continuation(document, top_k, lengths, manifest.max_length),
+        timeout_ms=_parse_timeout(document),
     )
+
+
+def _parse_timeout(document: dict[str, Any]) -> float | None:
+    value = document.get("timeout_ms")
+    return None if value is None else parse_timeout(value, "timeout_ms")
 
 
 def _parse_inputs(document: dict[str, Any], reader: Reader) -> list[Input]:

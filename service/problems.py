@@ -95,6 +95,12 @@ class Unavailable(Problem):
     status, title = 503, "Unavailable"
 
 
+class DeadlineExceeded(Problem):
+    """The answer would have come too late; nobody computes it any more."""
+
+    status, title = 504, "Deadline exceeded"
+
+
 def raise_faults(faults: Sequence[Fault]) -> None:
     """Raise `Invalid` if there are any faults."""
     if faults:

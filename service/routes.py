@@ -5,10 +5,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
 
-from attnserve.bundle import is_version
 from attnserve.records import to_json
 from attnserve.service import openapi, stream
 from attnserve.service.answer import (
@@ -24,21 +22,20 @@ from attnserve.service.attention import captures_for, check_size, compute_arrays
 from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, ServedModel
+from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer, Job
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
-from attnserve.service.problems import NotFound, Unavailable
+from attnserve.service.problems import Unavailable
+from attnserve.service.routing import LARGE_BODY_BYTES, answer_json, find_model, get, get_catalogue
 from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 from attnserve.service.stream import answer_continuation
 
 Parse = Callable[[bytes, Reader], PredictRequest]
-Endpoint = Callable[..., Any]
 
-# Bodies and answers beyond these are parsed and rendered off the event loop, so that /healthz answers meanwhile; below
-# them a thread would cost more than the work. Of a model that reads text less is large: a tokenizer takes a hundred
-# times longer over a byte than a parser.
-LARGE_BODY_BYTES = 64 * 1024
+# Answers beyond these are rendered off the event loop, as large bodies are parsed. Of a model that reads text less is
+# large: a tokenizer takes a hundred times longer over a byte than a parser.
 LARGE_TEXT_BYTES = 1024
 LARGE_ANSWER_ENTRIES = 256
 LARGE_ANSWER_BYTES = 256 * 1024
@@ -47,17 +44,6 @@ LARGE_ANSWER_BYTES = 256 * 1024
 HIDDEN = {"format_version", "task", "max_length", "inputs", "outputs", "files"}
 
 router = APIRouter()
-
-
-def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-    """A GET route that answers HEAD too, which is what load balancers send."""
-
-    def decorate(endpoint: Endpoint) -> Endpoint:
-        # In this order: of two routes with one path, the first one answers a wrong method with what it allows.
-        router.get(path, **options)(endpoint)
-        return router.head(path, include_in_schema=False)(endpoint)
-
-    return decorate
 
 
 @router.post(
@@ -112,50 +98,62 @@ async def attention_version(model: str, version: str, request: Request) -> Respo
     return await _answer(model, version, request, parse_attention)
 
 
-@_get("/v1/models", response_model=ModelList, responses=openapi.LIST_ANSWERS, tags=["models"])
+@get(router, "/v1/models", response_model=ModelList, responses=openapi.LIST_ANSWERS, tags=["models"])
 async def list_models(request: Request) -> Response:
     """Every model of the repository; those that do not answer, because they are loading or failed, say why."""
-    catalogue = _catalogue(request)
+    catalogue = get_catalogue(request)
     served = dict(catalogue.models)
-    return _json({"models": [_summarise(catalogue, name, served.get(name)) for name in catalogue.names]})
+    return answer_json({"models": [_summarise(catalogue, name, served.get(name)) for name in catalogue.names]})
 
 
-@_get("/v1/models/{model}", response_model=ModelBody, responses=openapi.MODEL_ANSWERS, tags=["models"])
+@get(router, "/v1/models/{model}", response_model=ModelBody, responses=openapi.MODEL_ANSWERS, tags=["models"])
 async def show_model(model: str, request: Request) -> Response:
     """What is known of a model: card, labels, layers, limits, certificate, cost."""
-    return _json(_describe(_catalogue(request), _find(request, model, None)))
+    return answer_json(_describe(get_catalogue(request), find_model(request, model, None)))
 
 
-@_get(
-    "/v1/models/{model}/versions/{version}", response_model=ModelBody, responses=openapi.MODEL_ANSWERS, tags=["models"]
+@get(
+    router,
+    "/v1/models/{model}/versions/{version}",
+    response_model=ModelBody,
+    responses=openapi.MODEL_ANSWERS,
+    tags=["models"],
 )
 async def show_version(model: str, version: str, request: Request) -> Response:
     """As `show_model`, for one version."""
-    return _json(_describe(_catalogue(request), _find(request, model, version)))
+    return answer_json(_describe(get_catalogue(request), find_model(request, model, version)))
 
 
-@_get("/healthz", responses=openapi.ALIVE_ANSWERS, tags=["operation"])
+@get(router, "/healthz", responses=openapi.ALIVE_ANSWERS, tags=["operation"])
 async def healthz() -> Response:
     """Alive: the process answers. Never touches a model."""
-    return _json({"status": "alive"})
+    return answer_json({"status": "alive"})
 
 
-@_get("/readyz", responses=openapi.READY_ANSWERS, tags=["operation"])
+@get(router, "/readyz", responses=openapi.READY_ANSWERS, tags=["operation"])
 async def readyz(request: Request) -> Response:
     """Ready: loading is over and at least one model is proven on this device and warm."""
-    catalogue = _catalogue(request)
+    catalogue = get_catalogue(request)
     failed = sorted(catalogue.failures)
     if not catalogue.is_ready:
         reason = "models are being loaded" if catalogue.is_loading else "no model of the repository answers"
         raise Unavailable(reason + (f"; failed: {', '.join(failed[:10])}" if failed else ""))
-    return _json({"status": "ready", "models": sorted(catalogue.models), "failed": failed})
+    return answer_json({"status": "ready", "models": sorted(catalogue.models), "failed": failed})
 
 
 async def _answer(name: str, version: str | None, request: Request, parse: Parse) -> Response:
     """The path of every question: read, check, queue, run, render."""
     settings: Settings = request.app.state.settings
+    async with within_deadline(request, settings.timeout_ms) as deadline:
+        return await _answer_in_time(name, version, request, parse, deadline)
+
+
+async def _answer_in_time(
+    name: str, version: str | None, request: Request, parse: Parse, deadline: Deadline
+) -> Response:
+    settings: Settings = request.app.state.settings
     budget: Budget = request.app.state.budget
-    model = _find(request, name, version)
+    model = find_model(request, name, version)
     with contextlib.ExitStack() as held:
 
         def hold(num_bytes: int) -> None:
@@ -166,6 +164,7 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
             asked = await in_turn(request, request.app.state.parsing, parse, body, model.reader)
         else:
             asked = parse(body, model.reader)
+    deadline.shorten(asked.timeout_ms)
     media_type = choose_format(request.headers.get("accept"), _formats_of(asked))
     captures: frozenset[str] = frozenset()
     if asked.attention is not None:
@@ -177,7 +176,7 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
     ]
     num_bytes = held_bytes(asked, model.manifest)
     if asked.continuation is not None:
-        return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes))
+        return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes), deadline)
     with budget.hold(num_bytes):
         answers = await while_connected(request, model.batcher.submit(jobs))
         if asked.attention is not None:
@@ -202,21 +201,6 @@ def _render(model: ServedModel, asked: PredictRequest, answers: list[Answer], me
     if arrays is None or media_type == JSON:
         return render_json(document, asked, arrays)
     return render_binary(document, arrays, media_type)
-
-
-def _find(request: Request, name: str, version: str | None) -> ServedModel:
-    if version is not None and not is_version(version):
-        raise NotFound.about("version", f"expected a positive integer, got {version[:32]!r}")
-    return _catalogue(request).find(name, None if version is None else int(version))
-
-
-def _catalogue(request: Request) -> Catalogue:
-    catalogue: Catalogue = request.app.state.catalogue
-    return catalogue
-
-
-def _json(document: Any) -> Response:
-    return Response(orjson.dumps(document), media_type=JSON)
 
 
 def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from attnserve.service.selection import DEFAULT_DIAGNOSTICS, DIAGNOSTICS
 Indices = Literal["all"] | list[int]
 Steps = Literal["all", "last"] | list[int]
 Sequences = list[list[int] | list[str] | list[list[float]] | str]
+TIMEOUT = "Answer within this time, or 504; the header Timeout-Ms says the same, and the shorter one counts."
 READS = (
     "One item per sequence: token ids; labels, where the model has a label per id; a text, if the model reads text; "
     "or vectors of numbers, if it reads features."
@@ -59,6 +60,7 @@ class Predict(BaseModel):
         "Not with classify_sequence, which answers once per sequence.",
     )
     attention: Selection | None = Field(None, description="Attention to return with the predictions.")
+    timeout_ms: float | None = Field(None, gt=0, description=TIMEOUT)
     num_tokens: int | None = Field(
         None,
         alias="continue",
@@ -93,6 +95,7 @@ class AttentionBody(Selection):
     sequences: Sequences = Field(description=READS)
     top_k: int = Field(DEFAULT_TOP_K, ge=1, description="Entries per predicted position.")
     positions: Steps = Field("last", description="Steps of every sequence to predict from, as in predict.")
+    timeout_ms: float | None = Field(None, gt=0, description=TIMEOUT)
 
 
 class Entry(BaseModel):

@@ -37,6 +37,15 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         4096, ge=1, description="Sequences waiting per model; more are answered 429 with Retry-After."
     )
+    timeout_ms: float = Field(
+        0.0,
+        ge=0,
+        le=24 * 3600 * 1000,
+        allow_inf_nan=False,
+        description="How long a request may take that names no timeout of its own (header Timeout-Ms, field "
+        "`timeout_ms`); 0 is no limit. Work that is late is dropped and answered 504. Behind a gateway, choose a "
+        "little less than it waits.",
+    )
     max_batch_ms: float = Field(
         100.0,
         gt=0,

@@ -14,6 +14,7 @@ from attnserve.service.answer import EVENTS, JSON, check_finite
 from attnserve.service.body import while_connected
 from attnserve.service.catalogue import ServedModel
 from attnserve.service.continuation import Generated, continue_sequences
+from attnserve.service.deadline import Deadline
 from attnserve.service.engine import Answer, Job
 from attnserve.service.prediction import describe_entry
 from attnserve.service.preprocess import PredictRequest
@@ -70,7 +71,7 @@ class _Grown:
 
 
 async def answer_continuation(
-    request: Request, model: ServedModel, asked: PredictRequest, media_type: str, hold: Hold
+    request: Request, model: ServedModel, asked: PredictRequest, media_type: str, hold: Hold, deadline: Deadline
 ) -> Response:
     """Continue every sequence of a request; the first step is done before the answer begins, so it may still fail.
 
@@ -80,11 +81,16 @@ async def answer_continuation(
         asked: with a continuation.
         media_type: one of `FORMATS`.
         hold: memory for the logits of a step.
+        deadline: of the last token; a stream outlives the request that began it.
     """
     assert asked.continuation is not None
 
     async def submit(jobs: Sequence[Job]) -> list[Answer]:
-        answers = await while_connected(request, model.batcher.submit(jobs))
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                answers = await while_connected(request, model.batcher.submit(jobs))
+        except TimeoutError:
+            raise deadline.problem from None
         check_finite(answers)
         return answers
 

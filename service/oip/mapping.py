@@ -1,0 +1,167 @@
+"""A model as the Open Inference Protocol sees it: its tensors, and how they become a request and an answer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.bundle import FEATURES, LOGITS, TOKENS, Manifest
+from attnserve.packing import add_leading_row
+from attnserve.service.deadline import parse_timeout
+from attnserve.service.oip.tensors import Request, Spec, Wanted
+from attnserve.service.preprocess import PredictRequest
+from attnserve.service.problems import BadRequest, Invalid
+from attnserve.service.selection import Selection, describe
+from attnserve.service.sequences import Input, Reader, parse_sequences
+
+LENGTHS, TEXT = "lengths", "text"
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request of the protocol, checked."""
+
+    predict: PredictRequest
+    outputs: list[Wanted]
+    captures: frozenset[str]
+    """Outputs of the graph that must be captured for `outputs`."""
+
+
+def input_specs(reader: Reader) -> list[Spec]:
+    """What the model reads: one of several inputs, and lengths for those that are padded."""
+    manifest = reader.manifest
+    lengths = Spec(name=LENGTHS, datatype="INT64", shape=(-1,), is_optional=True)
+    if manifest.num_features is not None:
+        return [Spec(name=FEATURES, datatype="FP32", shape=(-1, -1, manifest.num_features)), lengths]
+    tokens = Spec(name=TOKENS, datatype="INT64", shape=(-1, -1), is_optional=reader.text is not None)
+    if reader.text is None:
+        return [tokens, lengths]
+    return [tokens, lengths, Spec(name=TEXT, datatype="BYTES", shape=(-1,), is_optional=True)]
+
+
+def output_spec(manifest: Manifest) -> Spec:
+    """What the model answers without being asked for more."""
+    shape = (-1, manifest.num_outputs) if manifest.task == "classify_sequence" else (-1, -1, manifest.num_outputs)
+    return Spec(name=LOGITS, datatype="FP32", shape=shape)
+
+
+def optional_outputs(manifest: Manifest) -> list[Spec]:
+    """What can be asked for beside the logits: every layer's weights and captures, padded to the longest sequence."""
+    specs = []
+    for index, layer in enumerate(manifest.layers):
+        num_heads, num_keys, size = layer.num_heads, layer.num_key_heads, layer.head_size
+        width = next(int(entry.shape[-1]) for entry in manifest.outputs if entry.name == layer.captures["hidden"])
+        shapes = {
+            WEIGHTS: (-1, num_heads, -1, -1),
+            "query": (-1, -1, num_heads, size),
+            "key": (-1, -1, num_keys, size),
+            "value_norm": (-1, -1, num_heads),
+            "hidden": (-1, -1, width),
+            "metric": (-1, -1, num_keys, size),
+        }
+        kinds = [kind for kind in shapes if kind == WEIGHTS or kind in layer.captures]
+        specs += [Spec(name=f"layers.{index}.{kind}", datatype="FP32", shape=shapes[kind]) for kind in kinds]
+    return specs
+
+
+def parse_asked(request: Request, reader: Reader) -> Asked:
+    """Turn tensors into sequences, and names of outputs into what must be computed.
+
+    Raises:
+        BadRequest: inputs that do not go together, or an output that does not exist.
+        Invalid: a tensor holds what the model cannot read; names it.
+    """
+    manifest = reader.manifest
+    inputs = _read_inputs(request, reader)
+    lengths = [len(read.values) for read in inputs]
+    names = {LOGITS, *(spec.name for spec in optional_outputs(manifest))}
+    outputs = request.outputs or [Wanted(name=LOGITS, is_binary=request.is_binary)]
+    for index, output in enumerate(outputs):
+        if output.name not in names:
+            expected = f"{LOGITS} or one of the model's optional_outputs"
+            raise BadRequest.about(f"outputs[{index}].name", f"expected {expected}, got {output.name[:64]!r}")
+    layers = sorted(int(output.name.split(".")[1]) for output in outputs if output.name.endswith(f".{WEIGHTS}"))
+    positions = _read_positions(request, manifest, lengths)
+    attention = None
+    if layers:
+        attention = Selection(
+            layers=list(dict.fromkeys(layers)),
+            heads=list(range(manifest.num_heads)),
+            queries=[np.arange(length) for length in lengths],
+            quantity="weights",
+            diagnostics=(),
+            dtype="float32",
+        )
+    return Asked(
+        predict=PredictRequest(
+            inputs=inputs, positions=positions, top_k=1, attention=attention, timeout_ms=_read_timeout(request)
+        ),
+        outputs=outputs,
+        captures=frozenset(
+            output.name for output in outputs if output.name != LOGITS and not output.name.endswith(f".{WEIGHTS}")
+        ),
+    )
+
+
+def _read_timeout(request: Request) -> float | None:
+    """The protocol's reserved parameter, in microseconds; 0 is no limit."""
+    value = request.parameters.get("timeout", 0)
+    return None if value == 0 and type(value) is int else parse_timeout(value, "parameters.timeout", unit_ms=1e-3)
+
+
+def _read_positions(request: Request, manifest: Manifest, lengths: list[int]) -> list[NDArray[np.int64]]:
+    default = "last" if manifest.task == "next_token" else "all"
+    value = request.parameters.get("positions", default)
+    if manifest.task == "classify_sequence":
+        if "positions" in request.parameters:
+            raise Invalid.about("parameters.positions", "this model answers once per sequence; expected none")
+        return [np.array([manifest.answer_step(length)]) for length in lengths]
+    if value not in ("last", "all"):
+        raise Invalid.about("parameters.positions", f'expected "last" or "all", got {describe(value)}')
+    return [np.arange(0 if value == "all" else length - 1, length) for length in lengths]
+
+
+def _read_inputs(request: Request, reader: Reader) -> list[Input]:
+    manifest, arrays = reader.manifest, request.inputs
+    kinds = [name for name in (TOKENS, FEATURES, TEXT) if name in arrays]
+    if len(kinds) != 1:
+        raise BadRequest.about("inputs", f"expected either {TOKENS} or {TEXT}, got {' and '.join(kinds) or 'neither'}")
+    if kinds == [TEXT]:
+        if LENGTHS in arrays:
+            raise BadRequest.about("inputs", f"{LENGTHS}: texts have their own; expected none")
+        return parse_sequences(arrays[TEXT].tolist(), reader)
+    (name,) = kinds
+    padded = arrays[name]
+    num_sequences, num_steps = padded.shape[:2]
+    if not num_sequences:
+        raise Invalid.about(name, "expected at least one sequence, got none")
+    lengths = arrays.get(LENGTHS, np.full(num_sequences, num_steps))
+    if len(lengths) != num_sequences:
+        raise Invalid.about(LENGTHS, f"expected {num_sequences}, one per sequence, got {len(lengths)}")
+    longest = min(num_steps, manifest.max_length)
+    wrong = np.flatnonzero((lengths < 1) | (lengths > longest))
+    if len(wrong):
+        field = f"{LENGTHS}[{wrong[0]}]" if LENGTHS in arrays else name
+        raise Invalid.about(field, f"expected 1 to {longest} steps, got {lengths[wrong[0]]}")
+    inside = np.arange(num_steps) < lengths[:, None]
+    _check_values(name, padded, inside, manifest)
+    sequences = [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
+    if manifest.leading_row:
+        sequences = [add_leading_row(sequence) for sequence in sequences]
+    return [Input(values=sequence) for sequence in sequences]
+
+
+def _check_values(name: str, padded: NDArray[Any], inside: NDArray[np.bool_], manifest: Manifest) -> None:
+    """What stands beyond a sequence's length is never read, whatever it is."""
+    if name == FEATURES:
+        wrong = ~np.isfinite(padded).all(axis=2) & inside
+        expected = "finite numbers"
+    else:
+        wrong = ((padded < 0) | (padded >= (manifest.vocabulary_size or 0))) & inside
+        expected = f"ids from 0 to {(manifest.vocabulary_size or 0) - 1}"
+    if wrong.any():
+        sequence, step = np.argwhere(wrong)[0].tolist()
+        got = "others" if name == FEATURES else padded[sequence, step]
+        raise Invalid.about(f"{name}[{sequence}][{step}]", f"expected {expected}, got {got}")

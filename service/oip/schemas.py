@@ -1,0 +1,87 @@
+"""Bodies and answers of the protocol's routes, for OpenAPI and its examples."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from attnserve.service.oip.answer import BINARY
+from attnserve.service.openapi import ASKING, describe_answer
+from attnserve.service.problems import NotAcceptable, NotFound, Unavailable
+
+
+class InputTensor(BaseModel):
+    """One input; its bytes follow the JSON if `parameters` has `binary_data_size`."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = Field({}, description="`binary_data_size`: bytes of this tensor after the JSON.")
+    data: list[Any] | None = Field(None, description="Elements row by row, flat or nested as the shape says.")
+
+
+class OutputTensor(BaseModel):
+    """An output wanted, or given."""
+
+    name: str
+    datatype: str | None = None
+    shape: list[int] | None = None
+    parameters: dict[str, Any] = Field({}, description="`binary_data`: whether it is wanted as bytes.")
+    data: list[Any] | None = None
+
+
+class InferBody(BaseModel):
+    """Body of `POST /v2/models/{model}/infer`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"inputs": [{"name": "tokens", "datatype": "INT64", "shape": [1, 4], "data": [3, 1, 4, 1]}]},
+                {
+                    "id": "two of different lengths",
+                    "inputs": [
+                        {"name": "tokens", "datatype": "INT64", "shape": [2, 3], "data": [[3, 1, 4], [1, 0, 0]]},
+                        {"name": "lengths", "datatype": "INT64", "shape": [2], "data": [3, 1]},
+                    ],
+                    "outputs": [{"name": "logits"}, {"name": "layers.0.weights"}],
+                },
+            ]
+        }
+    )
+
+    id: str | None = Field(None, description="Returned with the answer.")
+    parameters: dict[str, Any] = Field(
+        {},
+        description='`positions`: "last" or "all" steps of every sequence; `binary_data_output`: outputs as bytes '
+        "unless they say otherwise.",
+    )
+    inputs: list[InputTensor]
+    outputs: list[OutputTensor] | None = Field(None, description="The logits alone, unless named.")
+
+
+METADATA = {
+    "name": "nt-expressive",
+    "versions": ["1"],
+    "platform": "onnxruntime_onnx",
+    "inputs": [
+        {"name": "tokens", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "lengths", "datatype": "INT64", "shape": [-1]},
+    ],
+    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, -1, 8]}],
+    "parameters": {
+        "optional_outputs": [{"name": "layers.0.weights", "datatype": "FP32", "shape": [-1, 1, -1, -1]}],
+    },
+}
+INFERRED = {
+    "model_name": "nt-expressive",
+    "model_version": "1",
+    "parameters": {},
+    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 1, 8], "data": [0.1, 3.2, 0, 0, 0, 0, 0, 0]}],
+}
+ASKING_TENSORS = [problem for problem in ASKING if problem is not NotAcceptable]
+
+SERVER_ANSWERS = describe_answer({"name": "attnserve", "version": "0.1.0", "extensions": ["binary_tensor_data"]})
+LIVE_ANSWERS = describe_answer({"live": True})
+SERVER_READY_ANSWERS = describe_answer({"ready": True}, Unavailable)
+METADATA_ANSWERS = describe_answer(METADATA, NotFound, Unavailable)
+MODEL_READY_ANSWERS = describe_answer({"name": "nt-expressive", "ready": True}, NotFound, Unavailable)
+INFER_ANSWERS = describe_answer(INFERRED, *ASKING_TENSORS, Unavailable, formats=(BINARY,))
