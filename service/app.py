@@ -11,8 +11,10 @@ from starlette.requests import ClientDisconnect
 
 import attnserve
 from attnserve.service import routes
+from attnserve.service.access import Access
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, count_cores, memory_limit
+from attnserve.service.metrics import Metrics
 from attnserve.service.oip import routes as oip
 from attnserve.service.problems import Fault, InternalError, Problem, render_problem
 
@@ -22,11 +24,17 @@ log = logging.getLogger(__name__)
 MAX_WEIGHING = 8
 
 
-def create_app(catalogue: Catalogue, *, on_failure: Callable[[BaseException], None] = lambda _: None) -> FastAPI:
+def create_app(
+    catalogue: Catalogue,
+    *,
+    metrics: Metrics | None = None,
+    on_failure: Callable[[BaseException], None] = lambda _: None,
+) -> FastAPI:
     """The service for one catalogue; models are loaded in a thread while /healthz already answers.
 
     Args:
         catalogue: not loaded yet.
+        metrics: of this app alone.
         on_failure: told when loading ends in an error that leaves nothing to serve, such as a missing device.
     """
 
@@ -49,6 +57,9 @@ def create_app(catalogue: Catalogue, *, on_failure: Callable[[BaseException], No
         # A redirect would be built from the Host header, and clients do not send a body twice.
         redirect_slashes=False,
     )
+    metrics = Metrics() if metrics is None else metrics
+    metrics.show_models(catalogue)
+    app.state.metrics = metrics
     app.state.catalogue = catalogue
     app.state.settings = catalogue.settings
     app.state.budget = Budget(catalogue.settings.max_pending_bytes or memory_limit() // 4)
@@ -62,6 +73,7 @@ def create_app(catalogue: Catalogue, *, on_failure: Callable[[BaseException], No
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
+    app.add_middleware(Access, metrics=metrics, names=catalogue.names)
     return app
 
 

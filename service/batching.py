@@ -9,6 +9,7 @@ import itertools
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 from attnserve.service.cost import Cost, Shape, take_batch
 from attnserve.service.engine import Answer, Job
+from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import InternalError, Overloaded, TooLarge, Unavailable
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class _Waiting:
     place: int
     turn: int
     """When it is due: sequences of several requests take turns."""
+    since: float
+    """When it was queued, by the batcher's clock."""
 
 
 class Batcher:
@@ -73,6 +77,8 @@ class Batcher:
         max_batch_ms: estimated time one batch of several sequences may take.
         max_wait_ms: how long a free engine waits for company.
         name: of the worker thread.
+        observer: told how long sequences waited, and of batches that failed.
+        clock: seconds.
     """
 
     def __init__(
@@ -85,6 +91,8 @@ class Batcher:
         max_batch_ms: float = math.inf,
         max_wait_ms: float = 0.0,
         name: str = "engine",
+        observer: Observer = NOBODY,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._cost = cost
@@ -92,6 +100,8 @@ class Batcher:
         self._max_queue = max_queue
         self._max_batch_ms = max_batch_ms
         self._max_wait_ms = max_wait_ms
+        self._observer = observer
+        self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -140,8 +150,9 @@ class Batcher:
                 )
             # A request's n-th sequence is due n turns after the one being served: thousands in one request do not hold
             # up those of others, and since turns only rise nobody waits for ever.
+            now = self._clock()
             self._waiting.extend(
-                _Waiting(job=job, request=request, place=place, turn=self._turn + place)
+                _Waiting(job=job, request=request, place=place, turn=self._turn + place, since=now)
                 for place, job in enumerate(jobs)
             )
             self._changed.notify()
@@ -157,6 +168,9 @@ class Batcher:
     def _serve(self) -> None:
         try:
             while batch := self._next_batch():
+                now = self._clock()
+                for waiting in batch:
+                    self._observer.waited(now - waiting.since)
                 self._answer(batch)
                 self._running = []
         finally:
@@ -204,6 +218,7 @@ class Batcher:
                 raise RuntimeError(f"expected {len(batch)} answers, got {len(answers)}")
         # BaseException: errors of Rust libraries are no `Exception`, and one batch must never end the worker.
         except BaseException as error:
+            self._observer.failed()
             if len(batch) > 1:
                 log.warning("a batch of %d failed and is retried one by one: %s", len(batch), type(error).__name__)
                 for waiting in batch:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from attnserve.records import RecordError, read_text, to_json
 from attnserve.runtime import DeviceError
 from attnserve.service.batching import Batcher
 from attnserve.service.engine import Engine
+from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import NotFound, Unavailable
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
@@ -22,6 +24,9 @@ from attnserve.text import TextError, TextReader, read_tokenizer
 log = logging.getLogger(__name__)
 
 ALIASES_FILE = "aliases.json"
+
+Observe = Callable[[str, int], Observer]
+"""Whom the engine of a model and version tells of its work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +54,12 @@ class Catalogue:
     that failed, `find` says so.
     """
 
-    def __init__(self, repository: str | os.PathLike[str], settings: Settings) -> None:
+    def __init__(
+        self, repository: str | os.PathLike[str], settings: Settings, observe: Observe = lambda *_: NOBODY
+    ) -> None:
         self.repository = Path(repository)
         self.settings = settings
+        self.observe = observe
         self.models: dict[str, ServedModel] = {}
         self.failures: dict[str, str] = {}
         self.is_loading = True
@@ -136,11 +144,13 @@ class Catalogue:
     def _load_model(self, name: str) -> ServedModel:
         versions = find_versions(self.repository / name)
         version = choose_version(self.repository / name, versions)
+        observer = self.observe(name, version)
         engine = Engine(
             self.repository / name / str(version),
             device=self.settings.device,
             num_threads=self.settings.num_threads or count_cores(),
             tuning_seconds=self.settings.tuning_seconds,
+            observer=observer,
         )
         check_answerable(engine.manifest)
         reader = Reader(engine.manifest, open_text(engine.runtime.folder, engine.manifest))
@@ -152,6 +162,7 @@ class Catalogue:
             max_batch_ms=self.settings.max_batch_ms,
             max_wait_ms=self.settings.max_wait_ms,
             name=f"engine-{name}",
+            observer=observer,
         )
         log.info("%s/%d answers on %s, golden replayed: %s", name, version, engine.runtime.device, _verdict(engine))
         return ServedModel(

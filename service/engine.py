@@ -15,6 +15,7 @@ from attnserve.interface import Interface
 from attnserve.packing import Packed, pack
 from attnserve.runtime import Runtime
 from attnserve.service.cost import Cost, measure_cost
+from attnserve.service.observer import NOBODY, Observer
 
 
 # Without a repr: inputs and answers are user data, and what can be printed ends up in a log one day.
@@ -58,7 +59,16 @@ class Engine:
         DeviceError: the device asked for cannot be used.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, device: str, num_threads: int, tuning_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        device: str,
+        num_threads: int,
+        tuning_seconds: float,
+        observer: Observer = NOBODY,
+    ) -> None:
+        self.observer = NOBODY
         self.runtime = Runtime(folder, device=device, num_threads=num_threads)
         self.manifest = self.runtime.manifest
         self.report = replay(self.runtime, read_golden(folder))
@@ -66,11 +76,18 @@ class Engine:
             raise BundleError(f"{folder}: golden replay failed: {self.report.table()}")
         clock = time.process_time if self.runtime.device == "cpu" else time.perf_counter
         self.cost: Cost = measure_cost(self.manifest, self._run_lengths, max_seconds=tuning_seconds, clock=clock)
+        # Only now: what was measured above is no traffic.
+        self.observer = observer
 
     def run(self, jobs: Sequence[Job]) -> list[Answer]:
         """Answer the jobs from one run, in their order."""
+        begin = time.perf_counter()
         feeds = form_feeds(jobs)
+        packed = time.perf_counter()
         outputs = self.runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture)
+        self.observer.ran(
+            lengths=feeds.packed.lengths, pack_seconds=packed - begin, compute_seconds=time.perf_counter() - packed
+        )
         return split_outputs(jobs, outputs)
 
     def _run_lengths(self, lengths: Sequence[int]) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from attnserve.records import to_json
 from attnserve.service import openapi, stream
@@ -24,6 +26,7 @@ from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, ServedModel
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer, Job
+from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
 from attnserve.service.problems import Unavailable
 from attnserve.service.routing import LARGE_BODY_BYTES, answer_json, find_model, get, get_catalogue
@@ -141,6 +144,13 @@ async def readyz(request: Request) -> Response:
     return answer_json({"status": "ready", "models": sorted(catalogue.models), "failed": failed})
 
 
+@get(router, "/metrics", responses=openapi.METRICS_ANSWERS, response_class=PlainTextResponse, tags=["operation"])
+async def show_metrics(request: Request) -> Response:
+    """Counters and histograms in Prometheus' text format (docs/metrics.md)."""
+    metrics: Metrics = request.app.state.metrics
+    return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+
 async def _answer(name: str, version: str | None, request: Request, parse: Parse) -> Response:
     """The path of every question: read, check, queue, run, render."""
     settings: Settings = request.app.state.settings
@@ -195,6 +205,13 @@ def _formats_of(asked: PredictRequest) -> Sequence[str]:
 
 
 def _render(model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str) -> Response:
+    begin = time.perf_counter()
+    response = _make_response(model, asked, answers, media_type)
+    model.engine.observer.rendered(time.perf_counter() - begin)
+    return response
+
+
+def _make_response(model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str) -> Response:
     check_finite(answers)
     document = describe_answer(model.name, model.version, model.reader, asked, answers)
     arrays = None if asked.attention is None else compute_arrays(model.engine.runtime, asked, answers)

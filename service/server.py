@@ -4,12 +4,13 @@ import argparse
 import gc
 import logging
 import signal
-import sys
 
 import uvicorn
 
 from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.logs import set_up_logs
+from attnserve.service.metrics import Metrics
 from attnserve.service.settings import read_settings
 
 log = logging.getLogger(__name__)
@@ -21,10 +22,9 @@ def serve(parsed: argparse.Namespace) -> int:
     # Python looks for cycles of garbage after every 700 new objects. In a body of five million empty lists that takes
     # two seconds of 2.9, in which nobody else is answered.
     gc.set_threshold(100_000, 50, 100)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    catalogue = Catalogue(parsed.repository, settings)
+    set_up_logs(settings.log_level, settings.log_format)
+    metrics = Metrics()
+    catalogue = Catalogue(parsed.repository, settings, metrics.observer)
     failures: list[BaseException] = []
 
     def stop(error: BaseException) -> None:
@@ -32,12 +32,13 @@ def serve(parsed: argparse.Namespace) -> int:
         server.should_exit = True
 
     config = uvicorn.Config(
-        create_app(catalogue, on_failure=stop),
+        create_app(catalogue, metrics=metrics, on_failure=stop),
         host=settings.host,
         port=settings.port,
         log_config=None,
-        access_log=settings.log_level == "debug",
-        # Bodies and paths are user data; the server's name tells an attacker what to try.
+        # Paths are user data; `service.access` logs what may be known.
+        access_log=False,
+        # The server's name tells an attacker what to try.
         server_header=False,
         timeout_graceful_shutdown=settings.max_drain_seconds,
     )

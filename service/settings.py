@@ -83,8 +83,11 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest time per model spent at start-up measuring what a batch costs.",
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Log lines for people, or a JSON object per line for machines."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log line written."
+        "info", description="Least severe log line written; `info` has one per request, without its content."
     )
 
 

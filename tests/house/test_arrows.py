@@ -68,7 +68,8 @@ ARROWS = {
     ),
     "attnserve.service": Arrows(
         at_import=SPINE
-        | {"attnserve.service", "anyio", "fastapi", "numpy", "onnxruntime", "orjson", "pydantic", "pydantic_core"}
+        | {"attnserve.service", "anyio", "fastapi", "numpy", "onnxruntime", "orjson", "prometheus_client"}
+        | {"pydantic", "pydantic_core"}
         | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn"},
         when_called=set(),
     ),
