@@ -72,7 +72,8 @@ class Access:
                 "ms": round(1000 * seconds, 3),
             }
             level = logging.DEBUG if route in PROBES and status < 500 else logging.INFO
-            log.log(level, "%s %s %s %d %.1f ms", scope["method"], route, model, status, 1000 * seconds, extra=fields)
+            place = f"{route} {model}".rstrip()
+            log.log(level, "%s %s %d %.1f ms", scope["method"], place, status, 1000 * seconds, extra=fields)
 
 
 def _choose_id(scope: Scope) -> str:

@@ -63,6 +63,8 @@ class Catalogue:
         self.models: dict[str, ServedModel] = {}
         self.failures: dict[str, str] = {}
         self.is_loading = True
+        self.is_draining = False
+        """Whether the service is about to stop: it answers, but nobody should send more."""
         self._is_stopping = False
         if not self.repository.is_dir():
             raise BundleError(f"repository: expected a folder of bundles, got {self.repository}")
@@ -75,8 +77,12 @@ class Catalogue:
 
     @property
     def is_ready(self) -> bool:
-        """Whether loading is over and at least one model answers."""
-        return not self.is_loading and any(model.batcher.is_open for model in self.models.values())
+        """Whether loading is over, no stop is near, and at least one model answers."""
+        return (
+            not self.is_loading
+            and not self.is_draining
+            and any(model.batcher.is_open for model in self.models.values())
+        )
 
     def load(self) -> None:
         """Load every model; one that fails is named in the log and in `failures`, and disturbs no other.

@@ -140,6 +140,7 @@ async def readyz(request: Request) -> Response:
     failed = sorted(catalogue.failures)
     if not catalogue.is_ready:
         reason = "models are being loaded" if catalogue.is_loading else "no model of the repository answers"
+        reason = "about to stop" if catalogue.is_draining else reason
         raise Unavailable(reason + (f"; failed: {', '.join(failed[:10])}" if failed else ""))
     return answer_json({"status": "ready", "models": sorted(catalogue.models), "failed": failed})
 

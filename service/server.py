@@ -4,6 +4,8 @@ import argparse
 import gc
 import logging
 import signal
+import threading
+from types import FrameType
 
 import uvicorn
 
@@ -14,6 +16,27 @@ from attnserve.service.metrics import Metrics
 from attnserve.service.settings import read_settings
 
 log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn stops accepting as soon as it is told to stop, before any load balancer has noticed. This one waits."""
+
+    def __init__(self, config: uvicorn.Config, catalogue: Catalogue, drain_delay_ms: float) -> None:
+        super().__init__(config)
+        self.catalogue = catalogue
+        self.drain_delay_ms = drain_delay_ms
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Be ready no more, and stop after the delay; at once when told by Ctrl-C, or a second time."""
+        if sig == signal.SIGTERM and self.drain_delay_ms and not self.catalogue.is_draining:
+            self.catalogue.is_draining = True
+            log.info("told to stop: not ready any more, stopping in %g ms", self.drain_delay_ms)
+            timer = threading.Timer(self.drain_delay_ms / 1000, super().handle_exit, (sig, frame))
+            timer.daemon = True
+            timer.start()
+            return
+        self.catalogue.is_draining = True
+        super().handle_exit(sig, frame)
 
 
 def serve(parsed: argparse.Namespace) -> int:
@@ -42,7 +65,7 @@ def serve(parsed: argparse.Namespace) -> int:
         server_header=False,
         timeout_graceful_shutdown=settings.max_drain_seconds,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, catalogue, settings.drain_delay_ms)
 
     def obey(*_: object) -> None:
         server.should_exit = True

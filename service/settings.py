@@ -73,6 +73,14 @@ class Settings(BaseSettings):
     max_response_bytes: int = Field(
         64 * MIB, ge=KIB, description="Largest binary answer; beyond it 413 before any work starts."
     )
+    drain_delay_ms: float = Field(
+        0.0,
+        ge=0,
+        le=600_000,
+        allow_inf_nan=False,
+        description="How long a service that was told to stop (SIGTERM) goes on answering while /readyz says 503 "
+        "already: what a load balancer needs to notice, a little more than the interval of its checks.",
+    )
     max_drain_seconds: int = Field(
         30, ge=1, le=3600, description="How long requests in flight may take to end when the service is told to stop."
     )
