@@ -1,59 +1,64 @@
 """The body of a request, read from the network within its limits, and the client that sent it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from attnserve.service.answer import JSON
-from attnserve.service.problems import TooLarge, UnsupportedMediaType
+from attnserve.service.problems import BadRequest, TooLarge, UnsupportedMediaType
 
 Result = TypeVar("Result")
 
+# Windows of zlib: what HTTP calls deflate is zlib's own format.
+WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+# A packed body is unpacked this much at a time, and others are served in between: a byte of it may become a thousand.
+PIECE_BYTES = 256 * 1024
+
 
 async def read_body(
-    request: Request, limit_bytes: int, hold: Callable[[int], object], *, any_media_type: bool = False
+    request: Request, limit_bytes: int, hold: Callable[[int], object], *, as_json: bool = True
 ) -> bytes:
     """The body, refused as soon as it passes the limit.
 
     Args:
         request: its body has not been read.
-        limit_bytes: of the body.
+        limit_bytes: of the body, compressed and not.
         hold: told of the bytes of each part as it comes; may raise.
-        any_media_type: do not look at the Content-Type.
+        as_json: refuse other types than JSON, and compression; else any type is taken, and gzip and deflate.
 
     Raises:
-        UnsupportedMediaType: a Content-Type other than JSON, or a Content-Encoding, is declared.
+        UnsupportedMediaType: a Content-Type or Content-Encoding that is not taken is declared.
+        BadRequest: not compressed as declared.
         TooLarge: longer than `limit_bytes`.
         ClientDisconnect: the client left before the end.
     """
     media_type = request.headers.get("content-type", JSON).split(";")[0].strip().lower()
-    if not any_media_type and media_type != JSON and not media_type.endswith("+json"):
+    if as_json and media_type != JSON and not media_type.endswith("+json"):
         hint = " (curl: use --json instead of -d)" if media_type == "application/x-www-form-urlencoded" else ""
         raise UnsupportedMediaType.about("Content-Type", f"expected {JSON}, got {media_type[:64]!r}{hint}")
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise UnsupportedMediaType.about("Content-Encoding", f"expected none, got {encoding[:64]!r}")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity" and (as_json or encoding not in WINDOWS):
+        expected = "none" if as_json else f"none, {' or '.join(WINDOWS)}"
+        raise UnsupportedMediaType.about("Content-Encoding", f"expected {expected}, got {encoding[:64]!r}")
     declared = request.headers.get("content-length", "")
     # A server checks that it is a number; that of one beyond 18 digits no longer matters.
-    size = int(declared[:18]) if declared.isdecimal() else 0
+    if declared.isdecimal() and int(declared[:18]) > limit_bytes:
+        raise _too_large(limit_bytes)
+    parts = _limit(request.stream(), limit_bytes)
+    if encoding != "identity":
+        parts = _limit(_unpack(parts, encoding), limit_bytes)
     chunks = []
-    if size <= limit_bytes:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit_bytes:
-                break
-            hold(len(chunk))
-            chunks.append(chunk)
-    if size > limit_bytes:
-        raise TooLarge.about("body", f"expected at most {limit_bytes} bytes, got more")
+    async for chunk in parts:
+        hold(len(chunk))
+        chunks.append(chunk)
     return b"".join(chunks)
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """The result of `work`, which is cancelled when the client leaves: what it queued is dropped, not computed.
 
     To be called when the body has been read.
@@ -78,7 +83,13 @@ async def in_turn(request: Request, turns: asyncio.Semaphore, work: Callable[...
     Raises:
         ClientDisconnect: the client left while waiting.
     """
-    await while_connected(request, turns.acquire())
+    turn = asyncio.ensure_future(turns.acquire())
+    try:
+        await while_connected(request, turn)
+    except BaseException:
+        # It may have come in the very moment it was given up.
+        turn.add_done_callback(lambda done: done.cancelled() or turns.release())
+        raise
     working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
 
     def pass_on(done: "asyncio.Future[Result]") -> None:
@@ -90,6 +101,39 @@ async def in_turn(request: Request, turns: asyncio.Semaphore, work: Callable[...
     working.add_done_callback(pass_on)
     # A thread cannot be stopped: whoever waits may give up at a deadline, but the turn ends with the work.
     return await asyncio.shield(working)
+
+
+def _too_large(limit_bytes: int) -> TooLarge:
+    return TooLarge.about("body", f"expected at most {limit_bytes} bytes, got more")
+
+
+async def _limit(parts: AsyncIterator[bytes], limit_bytes: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for part in parts:
+        size += len(part)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        yield part
+
+
+async def _unpack(parts: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+    broken = BadRequest.about("body", f"expected {encoding}, as Content-Encoding says, got something else")
+    decoder = zlib.decompressobj(WINDOWS[encoding])
+    async for part in parts:
+        # More may be ready than was asked for, even of a part that is all read.
+        is_full = bool(part)
+        while is_full:
+            try:
+                piece = decoder.decompress(part, PIECE_BYTES)
+            except zlib.error:
+                raise broken from None
+            if decoder.unused_data:
+                raise broken
+            part, is_full = decoder.unconsumed_tail, len(piece) == PIECE_BYTES
+            yield piece
+            await asyncio.sleep(0)
+    if not decoder.eof:
+        raise broken
 
 
 async def _disconnect(request: Request) -> None:

@@ -10,6 +10,7 @@ from attnserve.service.answer import EVENTS, JSON, NPZ, SAFETENSORS
 from attnserve.service.problems import (
     MEDIA_TYPE,
     BadRequest,
+    DeadlineExceeded,
     InternalError,
     Invalid,
     NotAcceptable,
@@ -73,6 +74,7 @@ def _example_of(problem: type[Problem]) -> dict[str, Any]:
     details = {
         Overloaded: "4090 sequences are waiting and at most 4096 may; 8 more were sent",
         Unavailable: "nt-expressive is being loaded",
+        DeadlineExceeded: "not answered within 250 ms",
         InternalError: "the model failed on this input; the service's log has details",
     }
     field, message = faults.get(problem, ("", ""))
@@ -159,9 +161,12 @@ MODEL: dict[str, Any] = {
     "device": "cpu",
 }
 
-ASKING = (BadRequest, NotFound, NotAcceptable, TooLarge, UnsupportedMediaType, Invalid, Overloaded, InternalError)
-PREDICT_ANSWERS = describe_answer(PREDICTED, *ASKING, Unavailable, formats=(SAFETENSORS, NPZ, EVENTS))
-ATTENTION_ANSWERS = describe_answer(ATTENDED, *ASKING, Unavailable, formats=(SAFETENSORS, NPZ))
+ASKING = (
+    *(BadRequest, NotFound, NotAcceptable, TooLarge, UnsupportedMediaType, Invalid, Overloaded),
+    *(InternalError, Unavailable, DeadlineExceeded),
+)
+PREDICT_ANSWERS = describe_answer(PREDICTED, *ASKING, formats=(SAFETENSORS, NPZ, EVENTS))
+ATTENTION_ANSWERS = describe_answer(ATTENDED, *ASKING, formats=(SAFETENSORS, NPZ))
 LIST_ANSWERS = describe_answer({"models": [SUMMARY, FAILED]})
 MODEL_ANSWERS = describe_answer(MODEL, NotFound, Unavailable)
 ALIVE_ANSWERS = describe_answer({"status": "alive"})

@@ -44,7 +44,7 @@ class Problem(Exception):
 
 
 class BadRequest(Problem):
-    """The body cannot be parsed at all."""
+    """The body cannot be parsed at all, or its parts do not fit each other."""
 
     status, title = 400, "Bad request"
 

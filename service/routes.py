@@ -29,7 +29,7 @@ from attnserve.service.engine import Answer, Job
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
 from attnserve.service.problems import Unavailable
-from attnserve.service.routing import LARGE_BODY_BYTES, answer_json, find_model, get, get_catalogue
+from attnserve.service.routing import answer_json, find_model, get, get_catalogue, is_long_to_parse
 from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
@@ -37,9 +37,7 @@ from attnserve.service.stream import answer_continuation
 
 Parse = Callable[[bytes, Reader], PredictRequest]
 
-# Answers beyond these are rendered off the event loop, as large bodies are parsed. Of a model that reads text less is
-# large: a tokenizer takes a hundred times longer over a byte than a parser.
-LARGE_TEXT_BYTES = 1024
+# Answers beyond these are rendered off the event loop, as large bodies are parsed.
 LARGE_ANSWER_ENTRIES = 256
 LARGE_ANSWER_BYTES = 256 * 1024
 
@@ -171,7 +169,7 @@ async def _answer_in_time(
             held.enter_context(budget.hold(num_bytes))
 
         body = await read_body(request, settings.max_body_bytes, hold)
-        if len(body) > (LARGE_BODY_BYTES if model.reader.text is None else LARGE_TEXT_BYTES):
+        if is_long_to_parse(body, model.reader):
             asked = await in_turn(request, request.app.state.parsing, parse, body, model.reader)
         else:
             asked = parse(body, model.reader)

@@ -87,30 +87,36 @@ class Reader:
         ]
 
 
-def parse_sequences(value: Any, reader: Reader) -> list[Input]:
-    """Turn lists of ids, labels or feature vectors, and texts, into arrays; names every fault up to `MAX_FAULTS`."""
+def parse_sequences(value: Any, reader: Reader, name: str = "sequences") -> list[Input]:
+    """Turn lists of ids, labels or feature vectors, and texts, into arrays; names every fault up to `MAX_FAULTS`.
+
+    Args:
+        value: from a request.
+        reader: of the model asked.
+        name: of the field that `value` is.
+    """
     if not isinstance(value, list):
-        raise Invalid.about("sequences", f"expected a list, each item {reader.kinds}, got {describe(value)}")
+        raise Invalid.about(name, f"expected a list, each item {reader.kinds}, got {describe(value)}")
     if not value:
-        raise Invalid.about("sequences", "expected at least one sequence, got none")
+        raise Invalid.about(name, "expected at least one sequence, got none")
     if len(value) > MAX_ENTRIES:
-        raise TooLarge.about("sequences", f"expected at most {MAX_ENTRIES} sequences, got {len(value)}")
+        raise TooLarge.about(name, f"expected at most {MAX_ENTRIES} sequences, got {len(value)}")
     limit = MAX_CHARACTERS_PER_STEP * MAX_ENTRIES
     num_characters = sum(len(items) for items in value if isinstance(items, str))
     if num_characters > limit:
-        raise TooLarge.about("sequences", f"expected at most {limit} characters in all, got {num_characters}")
+        raise TooLarge.about(name, f"expected at most {limit} characters in all, got {num_characters}")
     faults: list[Fault] = []
     read = []
     num_steps, has_text = 0, False
     for index, items in enumerate(value):
-        found = _parse_sequence(items, f"sequences[{index}]", reader, faults)
+        found = _parse_sequence(items, f"{name}[{index}]", reader, faults)
         if found is not None:
             read.append(found)
             num_steps, has_text = num_steps + len(found.values), has_text or found.text is not None
         # While they are read, so that no more are: the answer names every token of a request with texts.
         if has_text and num_steps > MAX_ENTRIES:
             message = f"expected at most {MAX_ENTRIES} tokens in all where there are texts, got more"
-            raise TooLarge.about("sequences", f"{message}; ask for fewer sequences at a time")
+            raise TooLarge.about(name, f"{message}; ask for fewer sequences at a time")
         if len(faults) >= MAX_FAULTS:
             break
     raise_faults(faults)

@@ -1,15 +1,18 @@
-"""A model as the Open Inference Protocol sees it: its tensors, and how they become a request and an answer."""
+"""A model as the Open Inference Protocol sees it: its tensors, and how they become a request."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import FEATURES, LOGITS, TOKENS, Manifest
+from attnserve.bundle import CAPTURES, FEATURES, LOGITS, TOKENS, Manifest
 from attnserve.packing import add_leading_row
+from attnserve.service.attention import captures_for
 from attnserve.service.deadline import parse_timeout
-from attnserve.service.oip.tensors import Request, Spec, Wanted
+from attnserve.service.oip.request import Request, Wanted
+from attnserve.service.oip.tensors import Spec
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import BadRequest, Invalid
 from attnserve.service.selection import Selection, describe
@@ -23,22 +26,28 @@ WEIGHTS = "weights"
 class Asked:
     """A request of the protocol, checked."""
 
+    id: str | None
     predict: PredictRequest
     outputs: list[Wanted]
     captures: frozenset[str]
-    """Outputs of the graph that must be captured for `outputs`."""
+    """Outputs of the graph that must be captured."""
+
+    @property
+    def capture_bytes(self) -> int:
+        """Memory of the captures that are outputs, until they are answered."""
+        sizes = (math.prod(wanted.spec.shape[2:]) for wanted in self.outputs if wanted.spec.name in self.captures)
+        return 4 * sum(sizes) * sum(self.predict.lengths)
 
 
 def input_specs(reader: Reader) -> list[Spec]:
-    """What the model reads: one of several inputs, and lengths for those that are padded."""
+    """What the model reads: the first input, or another instead of it, and lengths for those that are padded."""
     manifest = reader.manifest
     lengths = Spec(name=LENGTHS, datatype="INT64", shape=(-1,), is_optional=True)
     if manifest.num_features is not None:
         return [Spec(name=FEATURES, datatype="FP32", shape=(-1, -1, manifest.num_features)), lengths]
     tokens = Spec(name=TOKENS, datatype="INT64", shape=(-1, -1), is_optional=reader.text is not None)
-    if reader.text is None:
-        return [tokens, lengths]
-    return [tokens, lengths, Spec(name=TEXT, datatype="BYTES", shape=(-1,), is_optional=True)]
+    text = Spec(name=TEXT, datatype="BYTES", shape=(-1,), is_optional=True)
+    return [tokens, lengths] if reader.text is None else [text, tokens, lengths]
 
 
 def output_spec(manifest: Manifest) -> Spec:
@@ -49,20 +58,16 @@ def output_spec(manifest: Manifest) -> Spec:
 
 def optional_outputs(manifest: Manifest) -> list[Spec]:
     """What can be asked for beside the logits: every layer's weights and captures, padded to the longest sequence."""
+    shapes = {entry.name: entry.shape for entry in manifest.outputs}
     specs = []
     for index, layer in enumerate(manifest.layers):
-        num_heads, num_keys, size = layer.num_heads, layer.num_key_heads, layer.head_size
-        width = next(int(entry.shape[-1]) for entry in manifest.outputs if entry.name == layer.captures["hidden"])
-        shapes = {
-            WEIGHTS: (-1, num_heads, -1, -1),
-            "query": (-1, -1, num_heads, size),
-            "key": (-1, -1, num_keys, size),
-            "value_norm": (-1, -1, num_heads),
-            "hidden": (-1, -1, width),
-            "metric": (-1, -1, num_keys, size),
-        }
-        kinds = [kind for kind in shapes if kind == WEIGHTS or kind in layer.captures]
-        specs += [Spec(name=f"layers.{index}.{kind}", datatype="FP32", shape=shapes[kind]) for kind in kinds]
+        weights = (-1, layer.num_heads, -1, -1)
+        specs.append(Spec(name=f"layers.{index}.{WEIGHTS}", datatype="FP32", shape=weights))
+        for kind in CAPTURES:
+            if kind in layer.captures:
+                _, *sizes = shapes[layer.captures[kind]]
+                shape = (-1, -1, *map(int, sizes))
+                specs.append(Spec(name=layer.captures[kind], datatype="FP32", shape=shape))
     return specs
 
 
@@ -70,38 +75,37 @@ def parse_asked(request: Request, reader: Reader) -> Asked:
     """Turn tensors into sequences, and names of outputs into what must be computed.
 
     Raises:
-        BadRequest: inputs that do not go together, or an output that does not exist.
+        BadRequest: inputs that do not go together.
         Invalid: a tensor holds what the model cannot read; names it.
     """
     manifest = reader.manifest
     inputs = _read_inputs(request, reader)
     lengths = [len(read.values) for read in inputs]
-    names = {LOGITS, *(spec.name for spec in optional_outputs(manifest))}
-    outputs = request.outputs or [Wanted(name=LOGITS, is_binary=request.is_binary)]
-    for index, output in enumerate(outputs):
-        if output.name not in names:
-            expected = f"{LOGITS} or one of the model's optional_outputs"
-            raise BadRequest.about(f"outputs[{index}].name", f"expected {expected}, got {output.name[:64]!r}")
-    layers = sorted(int(output.name.split(".")[1]) for output in outputs if output.name.endswith(f".{WEIGHTS}"))
-    positions = _read_positions(request, manifest, lengths)
+    names = [wanted.spec.name for wanted in request.outputs]
+    layers = [index for index in range(len(manifest.layers)) if f"layers.{index}.{WEIGHTS}" in names]
+    captures = frozenset(names) & {name for layer in manifest.layers for name in layer.captures.values()}
     attention = None
     if layers:
         attention = Selection(
-            layers=list(dict.fromkeys(layers)),
+            layers=layers,
             heads=list(range(manifest.num_heads)),
             queries=[np.arange(length) for length in lengths],
             quantity="weights",
             diagnostics=(),
             dtype="float32",
         )
+        captures |= captures_for(manifest, attention)
     return Asked(
+        id=request.id,
         predict=PredictRequest(
-            inputs=inputs, positions=positions, top_k=1, attention=attention, timeout_ms=_read_timeout(request)
+            inputs=inputs,
+            positions=_read_positions(request, manifest, lengths),
+            top_k=1,
+            attention=attention,
+            timeout_ms=_read_timeout(request),
         ),
-        outputs=outputs,
-        captures=frozenset(
-            output.name for output in outputs if output.name != LOGITS and not output.name.endswith(f".{WEIGHTS}")
-        ),
+        outputs=request.outputs,
+        captures=captures,
     )
 
 
@@ -127,19 +131,18 @@ def _read_inputs(request: Request, reader: Reader) -> list[Input]:
     manifest, arrays = reader.manifest, request.inputs
     kinds = [name for name in (TOKENS, FEATURES, TEXT) if name in arrays]
     if len(kinds) != 1:
-        raise BadRequest.about("inputs", f"expected either {TOKENS} or {TEXT}, got {' and '.join(kinds) or 'neither'}")
+        raise BadRequest.about("inputs", f"expected either {TEXT} or {TOKENS}, got {'both' if kinds else 'neither'}")
     if kinds == [TEXT]:
         if LENGTHS in arrays:
             raise BadRequest.about("inputs", f"{LENGTHS}: texts have their own; expected none")
-        return parse_sequences(arrays[TEXT].tolist(), reader)
+        # Without the texts, which no answer shows.
+        return [Input(values=read.values) for read in parse_sequences(arrays[TEXT].tolist(), reader, TEXT)]
     (name,) = kinds
     padded = arrays[name]
     num_sequences, num_steps = padded.shape[:2]
-    if not num_sequences:
-        raise Invalid.about(name, "expected at least one sequence, got none")
     lengths = arrays.get(LENGTHS, np.full(num_sequences, num_steps))
     if len(lengths) != num_sequences:
-        raise Invalid.about(LENGTHS, f"expected {num_sequences}, one per sequence, got {len(lengths)}")
+        raise BadRequest.about(LENGTHS, f"expected {num_sequences}, one per sequence, got {len(lengths)}")
     longest = min(num_steps, manifest.max_length)
     wrong = np.flatnonzero((lengths < 1) | (lengths > longest))
     if len(wrong):
@@ -147,7 +150,8 @@ def _read_inputs(request: Request, reader: Reader) -> list[Input]:
         raise Invalid.about(field, f"expected 1 to {longest} steps, got {lengths[wrong[0]]}")
     inside = np.arange(num_steps) < lengths[:, None]
     _check_values(name, padded, inside, manifest)
-    sequences = [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
+    # Copies: views would keep the body, padding and all, for as long as the shortest of them waits.
+    sequences = [row[:length].copy() for row, length in zip(padded, lengths.tolist(), strict=True)]
     if manifest.leading_row:
         sequences = [add_leading_row(sequence) for sequence in sequences]
     return [Input(values=sequence) for sequence in sequences]
@@ -162,6 +166,6 @@ def _check_values(name: str, padded: NDArray[Any], inside: NDArray[np.bool_], ma
         wrong = ((padded < 0) | (padded >= (manifest.vocabulary_size or 0))) & inside
         expected = f"ids from 0 to {(manifest.vocabulary_size or 0) - 1}"
     if wrong.any():
-        sequence, step = np.argwhere(wrong)[0].tolist()
+        sequence, step = map(int, np.unravel_index(wrong.argmax(), wrong.shape))
         got = "others" if name == FEATURES else padded[sequence, step]
         raise Invalid.about(f"{name}[{sequence}][{step}]", f"expected {expected}, got {got}")

@@ -1,26 +1,31 @@
 """The routes of the Open Inference Protocol v2, under /v2: what `tritonclient` speaks."""
 
-import asyncio
 import contextlib
-from typing import Any
+import time
 
 from fastapi import APIRouter, Request, Response
 
 import attnserve
-from attnserve.service.attention import captures_for, held_bytes
+from attnserve.service.attention import held_bytes
 from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
+from attnserve.service.catalogue import ServedModel
 from attnserve.service.deadline import Deadline, within_deadline
-from attnserve.service.engine import Job
-from attnserve.service.oip import answer, mapping, schemas, tensors
+from attnserve.service.engine import Answer, Job
+from attnserve.service.oip import schemas
+from attnserve.service.oip.answer import count_numbers, render_answer
+from attnserve.service.oip.mapping import Asked, input_specs, optional_outputs, output_spec, parse_asked
+from attnserve.service.oip.models import describe_config, describe_metadata, list_repository
+from attnserve.service.oip.request import HEADER, parse_request
 from attnserve.service.openapi import describe_body
 from attnserve.service.problems import Unavailable
-from attnserve.service.routing import LARGE_BODY_BYTES, answer_json, find_model, get, get_catalogue
+from attnserve.service.routing import LARGE_BODY_BYTES, answer_json, find_model, get, get_catalogue, is_long_to_parse
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 
-EXTENSIONS = ("binary_tensor_data", "parameters", "model_repository(index)")
-PLATFORM = "onnxruntime_onnx"
+EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "model_repository(index)")
+# Answers beyond it are rendered off the event loop: writing as many numbers as JSON takes a millisecond.
+LARGE_ANSWER_NUMBERS = 16 * 1024
 
 router = APIRouter(tags=["open inference protocol"])
 
@@ -48,13 +53,25 @@ async def ready(request: Request) -> Response:
 @get(router, "/v2/models/{model}", responses=schemas.METADATA_ANSWERS)
 async def show_metadata(model: str, request: Request) -> Response:
     """Tensors of a model: inputs, outputs, and under `parameters` the outputs that can be asked for."""
-    return _metadata(request, model, None)
+    return answer_json(describe_metadata(find_model(request, model, None)))
 
 
 @get(router, "/v2/models/{model}/versions/{version}", responses=schemas.METADATA_ANSWERS)
 async def show_version_metadata(model: str, version: str, request: Request) -> Response:
     """As `show_metadata`, for one version."""
-    return _metadata(request, model, version)
+    return answer_json(describe_metadata(find_model(request, model, version)))
+
+
+@get(router, "/v2/models/{model}/config", responses=schemas.CONFIG_ANSWERS)
+async def show_config(model: str, request: Request) -> Response:
+    """The same in the words of Triton's model configuration."""
+    return answer_json(describe_config(find_model(request, model, None)))
+
+
+@get(router, "/v2/models/{model}/versions/{version}/config", responses=schemas.CONFIG_ANSWERS)
+async def show_version_config(model: str, version: str, request: Request) -> Response:
+    """As `show_config`, for one version."""
+    return answer_json(describe_config(find_model(request, model, version)))
 
 
 @get(router, "/v2/models/{model}/ready", responses=schemas.MODEL_READY_ANSWERS)
@@ -67,6 +84,13 @@ async def model_ready(model: str, request: Request) -> Response:
 async def version_ready(model: str, version: str, request: Request) -> Response:
     """As `model_ready`, for one version."""
     return answer_json({"name": find_model(request, model, version).name, "ready": True})
+
+
+@router.post("/v2/repository/index", responses=schemas.INDEX_ANSWERS, openapi_extra=describe_body(schemas.IndexBody))
+async def show_index(request: Request) -> Response:
+    """Every model of the repository, and why those that are not ready are not."""
+    body = await read_body(request, LARGE_BODY_BYTES, lambda _: None, as_json=False)
+    return answer_json(list_repository(get_catalogue(request), body))
 
 
 @router.post(
@@ -87,19 +111,6 @@ async def infer_version(model: str, version: str, request: Request) -> Response:
     return await _infer(request, model, version)
 
 
-def _metadata(request: Request, name: str, version: str | None) -> Response:
-    found = find_model(request, name, version)
-    document: dict[str, Any] = {
-        "name": found.name,
-        "versions": [str(found.version)],
-        "platform": PLATFORM,
-        "inputs": [spec.describe() for spec in mapping.input_specs(found.reader)],
-        "outputs": [mapping.output_spec(found.manifest).describe()],
-        "parameters": {"optional_outputs": [spec.describe() for spec in mapping.optional_outputs(found.manifest)]},
-    }
-    return answer_json(document)
-
-
 async def _infer(request: Request, name: str, version: str | None) -> Response:
     settings: Settings = request.app.state.settings
     async with within_deadline(request, settings.timeout_ms) as deadline:
@@ -109,37 +120,42 @@ async def _infer(request: Request, name: str, version: str | None) -> Response:
 async def _infer_in_time(request: Request, name: str, version: str | None, deadline: Deadline) -> Response:
     settings: Settings = request.app.state.settings
     budget: Budget = request.app.state.budget
-    found = find_model(request, name, version)
+    model = find_model(request, name, version)
     with contextlib.ExitStack() as held:
 
         def hold(num_bytes: int) -> None:
             held.enter_context(budget.hold(num_bytes))
 
         # Clients send binary bodies as bytes, or JSON without saying that it is.
-        body = await read_body(request, settings.max_body_bytes, hold, any_media_type=True)
-        header = request.headers.get(tensors.HEADER)
-        if len(body) > LARGE_BODY_BYTES:
-            parsed, asked = await in_turn(request, request.app.state.parsing, _parse, body, header, found.reader)
+        body = await read_body(request, settings.max_body_bytes, hold, as_json=False)
+        header = request.headers.get(HEADER)
+        if is_long_to_parse(body, model.reader):
+            asked = await in_turn(request, request.app.state.parsing, _parse, body, header, model.reader)
         else:
-            parsed, asked = _parse(body, header, found.reader)
+            asked = _parse(body, header, model.reader)
+        del body
     deadline.shorten(asked.predict.timeout_ms)
-    answer.check_size(asked, found, max_response_bytes=settings.max_response_bytes)
-    captures = asked.captures
-    if asked.predict.attention is not None:
-        captures = captures | captures_for(found.manifest, asked.predict.attention)
+    num_numbers = count_numbers(asked, max_response_bytes=settings.max_response_bytes)
     jobs = [
-        Job(sequence=read.values, positions=positions, captures=captures)
+        Job(sequence=read.values, positions=positions, captures=asked.captures)
         for read, positions in zip(asked.predict.inputs, asked.predict.positions, strict=True)
     ]
-    with budget.hold(held_bytes(asked.predict, found.manifest)):
-        answers = await while_connected(request, found.batcher.submit(jobs))
-        if asked.predict.attention is not None:
-            return await in_turn(
-                request, request.app.state.weighing, answer.render_answer, found, parsed, asked, answers
-            )
-        return await asyncio.to_thread(answer.render_answer, found, parsed, asked, answers)
+    # Padded, and then written.
+    answer_bytes = 2 * 4 * num_numbers
+    with budget.hold(held_bytes(asked.predict, model.manifest) + asked.capture_bytes + answer_bytes):
+        answers = await while_connected(request, model.batcher.submit(jobs))
+        if asked.predict.attention is not None or num_numbers > LARGE_ANSWER_NUMBERS:
+            return await in_turn(request, request.app.state.weighing, _render, model, asked, answers)
+        return _render(model, asked, answers)
 
 
-def _parse(body: bytes, header: str | None, reader: Reader) -> tuple[tensors.Request, mapping.Asked]:
-    parsed = tensors.parse_request(body, header, mapping.input_specs(reader))
-    return parsed, mapping.parse_asked(parsed, reader)
+def _parse(body: bytes, header: str | None, reader: Reader) -> Asked:
+    outputs = [output_spec(reader.manifest), *optional_outputs(reader.manifest)]
+    return parse_asked(parse_request(body, header, input_specs(reader), outputs), reader)
+
+
+def _render(model: ServedModel, asked: Asked, answers: list[Answer]) -> Response:
+    begin = time.perf_counter()
+    response = render_answer(model, asked, answers)
+    model.engine.observer.rendered(time.perf_counter() - begin)
+    return response

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attnserve.service.oip.answer import BINARY
 from attnserve.service.openapi import ASKING, describe_answer
-from attnserve.service.problems import NotAcceptable, NotFound, Unavailable
+from attnserve.service.problems import BadRequest, NotAcceptable, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 
 
 class InputTensor(BaseModel):
@@ -58,6 +58,14 @@ class InferBody(BaseModel):
     outputs: list[OutputTensor] | None = Field(None, description="The logits alone, unless named.")
 
 
+class IndexBody(BaseModel):
+    """Body of `POST /v2/repository/index`; none at all means every model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"ready": True}]})
+
+    ready: bool = Field(False, description="Only models that answer.")
+
+
 METADATA = {
     "name": "nt-expressive",
     "versions": ["1"],
@@ -77,11 +85,28 @@ INFERRED = {
     "parameters": {},
     "outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 1, 8], "data": [0.1, 3.2, 0, 0, 0, 0, 0, 0]}],
 }
+CONFIG = {
+    "name": "nt-expressive",
+    "platform": "onnxruntime_onnx",
+    "backend": "onnxruntime",
+    "max_batch_size": 0,
+    "input": [
+        {"name": "tokens", "data_type": "TYPE_INT64", "dims": [-1, -1]},
+        {"name": "lengths", "data_type": "TYPE_INT64", "dims": [-1], "optional": True},
+    ],
+    "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [-1, -1, 8]}],
+}
+INDEX = [
+    {"name": "nt-expressive", "version": "1", "state": "READY", "reason": ""},
+    {"name": "nt-unfinished", "version": "", "state": "UNAVAILABLE", "reason": "cannot be served: no model.onnx"},
+]
 ASKING_TENSORS = [problem for problem in ASKING if problem is not NotAcceptable]
 
 SERVER_ANSWERS = describe_answer({"name": "attnserve", "version": "0.1.0", "extensions": ["binary_tensor_data"]})
 LIVE_ANSWERS = describe_answer({"live": True})
 SERVER_READY_ANSWERS = describe_answer({"ready": True}, Unavailable)
 METADATA_ANSWERS = describe_answer(METADATA, NotFound, Unavailable)
+CONFIG_ANSWERS = describe_answer(CONFIG, NotFound, Unavailable)
+INDEX_ANSWERS = describe_answer(INDEX, BadRequest, TooLarge, UnsupportedMediaType)
 MODEL_READY_ANSWERS = describe_answer({"name": "nt-expressive", "ready": True}, NotFound, Unavailable)
-INFER_ANSWERS = describe_answer(INFERRED, *ASKING_TENSORS, Unavailable, formats=(BINARY,))
+INFER_ANSWERS = describe_answer(INFERRED, *ASKING_TENSORS, formats=(BINARY,))

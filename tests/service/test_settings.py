@@ -18,14 +18,17 @@ VALUES = {
     "device": ("cpu", ["gpu", "CUDA", ""]),
     "num_threads": ("3", ["-1", "1025", "all"]),
     "max_wait_ms": ("1.5", ["-1", "10001", "nan", "inf", "soon"]),
+    "timeout_ms": ("250.5", ["-1", "86400001", "nan", "inf", "soon"]),
     "max_batch_ms": ("5.5", ["0", "-1", "60001", "nan"]),
     "max_queue": ("7", ["0", "-1", "1e3", "many"]),
     "max_batch_bytes": ("1000000", ["-1", "1G"]),
     "max_pending_bytes": ("1000000", ["-1", "1G"]),
     "max_body_bytes": ("2048", ["1023", "-1", "1M"]),
     "max_response_bytes": ("2048", ["1023", "x"]),
+    "drain_delay_ms": ("50.5", ["-1", "600001", "nan"]),
     "max_drain_seconds": ("5", ["0", "3601", "0.5"]),
     "tuning_seconds": ("0.5", ["0", "-1", "601", "nan"]),
+    "log_format": ("json", ["JSON", "xml", ""]),
     "log_level": ("debug", ["DEBUG", "trace", ""]),
 }
 

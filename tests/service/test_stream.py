@@ -10,6 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from attnserve.service.answer import EVENTS, JSON
+from attnserve.service.deadline import Deadline
 from attnserve.service.engine import Answer
 from attnserve.service.preprocess import parse_predict
 from attnserve.service.problems import Invalid, Overloaded, Unavailable
@@ -22,6 +23,7 @@ TOKENIZER = make_tokenizer()
 SIZE = TOKENIZER.get_vocab_size()
 FAMILY = "\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}"
 UNKNOWN = "\ufffd"
+NEVER = Deadline(start=0.0, scope=asyncio.Timeout(None))
 
 
 def read(text: str) -> list[int]:
@@ -92,7 +94,7 @@ def run(model, asked, media_type):
 
     async def talk():
         connection = Connection()
-        response = await answer_continuation(connection, model, asked, media_type, connection.hold)
+        response = await answer_continuation(connection, model, asked, media_type, connection.hold, NEVER)
         body = response.body if media_type == JSON else b"".join([part async for part in response.body_iterator])
         assert connection.num_held == 0
         return response, body
@@ -233,7 +235,7 @@ def test_memory_that_is_short_in_the_middle_is_an_event_too(reader):
         return held
 
     async def scarce():
-        response = await answer_continuation(Connection(), model, asked, EVENTS, hold)
+        response = await answer_continuation(Connection(), model, asked, EVENTS, hold, NEVER)
         return b"".join([part async for part in response.body_iterator])
 
     events = parse_events(asyncio.run(scarce()))
@@ -258,7 +260,7 @@ def test_a_client_who_leaves_a_stream_stops_the_work(reader, num_heard):
 
     async def talk():
         connection = Connection()
-        response = await answer_continuation(connection, model, asked, EVENTS, connection.hold)
+        response = await answer_continuation(connection, model, asked, EVENTS, connection.hold, NEVER)
         heard = []
 
         async def leave_in_time():
@@ -283,7 +285,7 @@ def test_a_server_that_ends_a_stream_stops_the_work(reader):
 
     async def talk():
         connection = Connection()
-        response = await answer_continuation(connection, model, asked, EVENTS, connection.hold)
+        response = await answer_continuation(connection, model, asked, EVENTS, connection.hold, NEVER)
         assert connection.num_held == 0
         async for _ in response.body_iterator:
             assert connection.num_held == 1
@@ -310,7 +312,7 @@ def test_a_client_who_leaves_before_the_end_of_one_answer_stops_the_work(reader)
 
         model.batcher.gate = leave_in_time
         with pytest.raises(ClientDisconnect):
-            await answer_continuation(connection, model, asked, JSON, connection.hold)
+            await answer_continuation(connection, model, asked, JSON, connection.hold, NEVER)
         assert connection.num_held == 0
 
     asyncio.run(talk())
