@@ -1,14 +1,17 @@
 """Reading a body, and noticing that its sender has left."""
 
 import asyncio
+import gzip
+import random
 import threading
+import zlib
 
 import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from attnserve.service.body import in_turn, read_body, while_connected
-from attnserve.service.problems import Overloaded, TooLarge, UnsupportedMediaType
+from attnserve.service.body import PIECE_BYTES, in_turn, read_body, while_connected
+from attnserve.service.problems import BadRequest, Overloaded, TooLarge, UnsupportedMediaType
 
 
 def make_request(*parts: bytes, headers: dict[str, str] | None = None, leaves: bool = False) -> Request:
@@ -92,6 +95,61 @@ def test_anything_else_is_refused_by_name(headers, field):
     assert len(fault.message) < 150
 
 
+def pack(body: bytes, encoding: str) -> bytes:
+    return gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+
+
+def read_packed(*parts: bytes, encoding: str, limit: int = 10, hold=lambda _: None) -> bytes:
+    request = make_request(*parts, headers={"Content-Encoding": encoding, "Content-Type": "image/png"})
+    return asyncio.run(read_body(request, limit, hold, as_json=False))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 7])
+@pytest.mark.parametrize("is_noise", [True, False])
+def test_packed_bodies(encoding, size, is_noise):
+    body = random.Random(0).randbytes(size) if is_noise else bytes(size)
+    packed, held = pack(body, encoding), []
+    limit = max(size, len(packed))
+    assert read_packed(packed, encoding=encoding, limit=limit, hold=held.append) == body
+    assert sum(held) == size
+    parts = [packed[place : place + 1000] for place in range(0, len(packed), 1000)]
+    assert read_packed(*parts, encoding=encoding.upper(), limit=limit) == body
+    if size:
+        with pytest.raises(TooLarge):
+            read_packed(packed, encoding=encoding, limit=size - 1)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_what_unpacks_to_too_much_is_unpacked_no_further(encoding):
+    held = []
+    with pytest.raises(TooLarge, match="body: expected at most 1000000 bytes, got more"):
+        read_packed(pack(bytes(100_000_000), encoding), encoding=encoding, limit=1_000_000, hold=held.append)
+    assert sum(held) <= 1_000_000
+
+
+def test_what_unpacks_to_nothing_is_read_no_further():
+    # Blocks of no bytes, five bytes each.
+    head, nothing = zlib.compress(b"")[:2], b"\x00\x00\x00\xff\xff"
+    with pytest.raises(TooLarge):
+        read_packed(head, *[nothing * 1000] * 100, encoding="deflate", limit=20_000)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_what_is_not_packed_as_declared_is_refused(encoding):
+    packed = pack(b"12345", encoding)
+    other = pack(b"12345", "deflate" if encoding == "gzip" else "gzip")
+    for body in (b"", b"12345", packed[:-1], packed + b"x", packed + packed, other):
+        with pytest.raises(BadRequest, match=f"body: expected {encoding}, as Content-Encoding says"):
+            read_packed(body, encoding=encoding, limit=1000)
+
+
+def test_other_packings_are_refused_by_name():
+    for encoding in ("br", "gzip, gzip", ""):
+        with pytest.raises(UnsupportedMediaType, match="Content-Encoding: expected none, gzip or deflate"):
+            read_packed(b"", encoding=encoding)
+
+
 def test_work_goes_on_while_the_client_stays():
     async def work():
         return 42
@@ -148,5 +206,26 @@ def test_turns_are_given_back_and_lost_by_those_who_leave():
             await in_turn(make_request(), turns, lambda: 1 / 0)
         assert not turns.locked()
         assert done == [1, 3]
+
+    asyncio.run(ask())
+
+
+def test_a_turn_that_comes_in_the_moment_it_is_given_up_is_not_lost():
+    """Whoever waited is cancelled by a deadline, or left, in the very turn of the loop in which the turn came."""
+
+    async def ask():
+        turns = asyncio.Semaphore(1)
+        for steps in range(8):
+            await turns.acquire()
+            waiting = asyncio.create_task(in_turn(make_request(), turns, lambda: None))
+            for _ in range(8):
+                await asyncio.sleep(0)
+            turns.release()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await asyncio.wait_for(turns.acquire(), 10)
+            turns.release()
 
     asyncio.run(ask())
