@@ -57,25 +57,28 @@ def test_late_work_is_dropped(make_app, name):
 
 
 def test_the_service_has_a_deadline_of_its_own(make_app):
-    app, engine, _ = make_app(timeout_ms=5.0)
+    app, engine, batcher = make_app(timeout_ms=5.0)
 
     async def conversation(client):
         assert check_problem(await predict(client, 1, timeout="100000"), 504) == "not answered within 5 ms"
-        # The first one is being computed and cannot be stopped; the others never begin.
-        await asyncio.to_thread(engine.started.acquire)
         check_problem(await predict(client, 2), 504)
         check_problem(await infer(client, 3), 504)
+        # The answer may be ahead of the queue, by a turn of the loop.
+        for _ in range(10):
+            await asyncio.sleep(0)
         engine.release.release(10)
+        await asyncio.to_thread(batcher.close)
 
     talk(app, conversation)
-    assert engine.seen in ([], [[1]])
+    # The first one may have begun and cannot be stopped then; no other ever begins.
+    assert len(engine.seen) <= 1
 
 
 def test_a_late_stream_ends_with_an_error(make_app):
     app, engine, batcher = make_app()
 
     async def conversation(client):
-        options = {"json": {"sequences": [[1]], "continue": 50, "timeout_ms": 250}}
+        options = {"json": {"sequences": [[1]], "continue": 50, "timeout_ms": 1000}}
         going = asyncio.create_task(client.post(PREDICT, **options, headers={"Accept": "text/event-stream"}))
         engine.release.release(2)
         response = await going
@@ -83,7 +86,7 @@ def test_a_late_stream_ends_with_an_error(make_app):
         *_, last = response.text.removesuffix("\n\n").split("\n\n")
         assert last.startswith("event: error\n")
         assert '"status":504' in last
-        assert "not answered within 250 ms" in last
+        assert "not answered within 1000 ms" in last
         assert "event: done" not in response.text
         engine.release.release(10)
 
@@ -104,7 +107,7 @@ def test_a_thread_keeps_its_turn_until_its_work_ends(make_app):
 
     async def conversation(client):
         for _ in range(2):
-            check_problem(await client.post(INFER, json=large, headers={"Timeout-Ms": "5"}), 504)
+            check_problem(await client.post(INFER, json=large, headers={"Timeout-Ms": "100"}), 504)
         assert app.state.parsing.locked()
         may_end.set()
         await until(lambda: not app.state.parsing.locked())
