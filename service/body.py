@@ -88,7 +88,7 @@ async def in_turn(request: Request, turns: asyncio.Semaphore, work: Callable[...
         await while_connected(request, turn)
     except BaseException:
         # It may have come in the very moment it was given up.
-        turn.add_done_callback(lambda done: done.cancelled() or turns.release())
+        turn.add_done_callback(lambda done: None if done.cancelled() else turns.release())
         raise
     working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
 

@@ -21,7 +21,7 @@ from attnserve.service.catalogue import Catalogue
 from attnserve.service.observer import Observer
 
 # A series more for every one there is, of when it began: nobody asks.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # A tiny model answers in half a millisecond, a long sequence on one core in a minute.

@@ -83,7 +83,14 @@ INFERRED = {
     "model_name": "nt-expressive",
     "model_version": "1",
     "parameters": {},
-    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 1, 8], "data": [0.1, 3.2, 0, 0, 0, 0, 0, 0]}],
+    "outputs": [
+        {
+            "name": "logits",
+            "datatype": "FP32",
+            "shape": [1, 1, 8],
+            "data": [-0.4403994, -8.51609, 13.68399, -4.694891, 0.03773723, 1.078553, 0.5309077, -0.4125255],
+        }
+    ],
 }
 CONFIG = {
     "name": "nt-expressive",
@@ -102,7 +109,9 @@ INDEX = [
 ]
 ASKING_TENSORS = [problem for problem in ASKING if problem is not NotAcceptable]
 
-SERVER_ANSWERS = describe_answer({"name": "attnserve", "version": "0.1.0", "extensions": ["binary_tensor_data"]})
+SERVER_ANSWERS = describe_answer(
+    {"name": "attnserve", "version": "0.1.0", "extensions": ["binary_tensor_data", "parameters"]}
+)
 LIVE_ANSWERS = describe_answer({"live": True})
 SERVER_READY_ANSWERS = describe_answer({"ready": True}, Unavailable)
 METADATA_ANSWERS = describe_answer(METADATA, NotFound, Unavailable)

@@ -16,7 +16,8 @@ from attnserve.service.problems import BadRequest, Invalid, TooLarge
 from attnserve.service.selection import MAX_ENTRIES, describe
 
 NUMPY_TYPES = {"INT64": "<i8", "FP32": "<f4"}
-JSON_TYPES = {"INT64": ({int}, "integers"), "FP32": ({int, float}, "numbers"), "BYTES": ({str}, "texts")}
+JSON_TYPES: dict[str, set[type]] = {"INT64": {int}, "FP32": {int, float}, "BYTES": {str}}
+JSON_WORDS = {"INT64": "integers", "FP32": "numbers", "BYTES": "texts"}
 KINDS = {list: "a list", dict: "an object", str: "a string", bool: "true or false"}
 
 
@@ -135,10 +136,10 @@ def _flatten(data: list[Any], shape: list[int], field: str) -> list[Any]:
 
 
 def _to_array(values: list[Any], spec: Spec, field: str) -> NDArray[Any]:
-    allowed, words = JSON_TYPES[spec.datatype]
+    allowed = JSON_TYPES[spec.datatype]
     if not set(map(type, values)) <= allowed:
         place, wrong = next((place, item) for place, item in enumerate(values) if type(item) not in allowed)
-        raise BadRequest.about(field, f"expected {words}, got {describe(wrong)} as element {place}")
+        raise BadRequest.about(field, f"expected {JSON_WORDS[spec.datatype]}, got {describe(wrong)} as element {place}")
     if spec.datatype == "BYTES":
         return np.array(values, object)
     try:

@@ -71,6 +71,22 @@ def test_answers_in_openapi_are_as_printed(committed: Served, route: str) -> Non
     assert_close(without_nulls(committed.ask(route, example["value"], model="nt-expressive")), shown)
 
 
+@pytest.mark.http
+@pytest.mark.export
+def test_answers_of_the_open_inference_protocol_are_as_printed(committed: Served) -> None:
+    page = README.with_name("docs").joinpath("oip.md").read_text("utf-8")
+    found = re.search(
+        r"^curl -s http://[^/]+(\S+) -d '(.*?)'\n```.*?^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    assert found is not None
+    path, body, shown = found.groups()
+    assert_close(committed.client.post(path, content=body).json(), json.loads(shown))
+    infer = committed.client.get("/openapi.json").json()["paths"]["/v2/models/{model}/infer"]["post"]
+    example = next(iter(infer["requestBody"]["content"]["application/json"]["examples"].values()))["value"]
+    answer = committed.client.post("/v2/models/nt-expressive/infer", json=example).json()
+    assert_close(answer, infer["responses"]["200"]["content"]["application/json"]["example"])
+
+
 def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_nulls(item) for name, item in value.items() if item is not None}
