@@ -113,7 +113,7 @@ def make_sequences(
 ) -> list[NDArray[Any]]:
     """Random sequences of several lengths, leading rows included: uniform ids, or normal features.
 
-    With an example, features have its mean and spread, and it is one of the sequences.
+    With an example, features have its mean and spread (1 if it has none), and it is one of the sequences.
     """
     lengths = [length for length in LENGTHS if length <= interface.max_length]
     if interface.max_length not in lengths and interface.max_length < 2 * max(lengths):
@@ -123,7 +123,10 @@ def make_sequences(
     if interface.vocabulary_size is not None:
         sequences: list[NDArray[Any]] = [generator.integers(0, interface.vocabulary_size, length) for length in lengths]
     else:
-        mean, spread = (0.0, 1.0) if example is None else (example.mean(), example.std())
+        mean, spread = 0.0, 1.0
+        if example is not None:
+            sent = example[int(interface.leading_row) :]
+            mean, spread = sent.mean(), sent.std() or 1.0
         size = interface.num_features or 0
         sequences = [generator.normal(mean, spread, (length, size)).astype(np.float32) for length in lengths]
     if interface.leading_row:

@@ -6,6 +6,7 @@ import datetime
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +30,6 @@ from attnserve.golden import write_golden
 from attnserve.interface import Interface, check_choice
 from attnserve.models.checkpoint import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
 from attnserve.packing import add_leading_row
-from attnserve.records import check_types
 from attnserve.text import read_tokenizer
 
 Report = Callable[[str], Any]
@@ -160,7 +160,6 @@ def export_module(
         leading_row=leading_row,
         labels=None if labels is None else tuple(labels),
     )
-    check_types(interface)
     if len(sample) > max_length:
         raise ValueError(f"example: expected at most max_length {max_length} steps, got {len(sample)}")
     if vocabulary_size is not None and not 0 <= sample.min() <= sample.max() < vocabulary_size:
@@ -264,8 +263,10 @@ def _describe(
     files: dict[str, str],
 ) -> Manifest:
     libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
-    installed = {library.metadata["Name"].lower(): library.version for library in metadata.distributions()}
-    versions = {name: installed[name] for name in libraries if name in installed}
+    versions = {}
+    for name in libraries:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return Manifest(
         **vars(order.interface),
         format_version=bundle.FORMAT_VERSION,

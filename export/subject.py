@@ -73,6 +73,7 @@ class _Watched:
     shapes: list[tuple[torch.Size, torch.Size, torch.Size]] = field(default_factory=list)
     attended: Tensor | None = None
     projections: dict[Attention, nn.Linear] = field(default_factory=dict)
+    blocks: list[nn.Module] = field(default_factory=list)
     rows: dict[nn.Module, Any] = field(default_factory=dict)
 
 
@@ -132,6 +133,9 @@ def find_layers(
             )
         sizes = {"num_heads": query[1], "num_key_heads": key[1], "head_size": query[2], "value_size": value[2]}
         found.append(Layer(attention=layer, projection=projection, block=block, **sizes))
+    # Their outputs are told apart by the order in which they come.
+    if watched.blocks != chosen or len(set(chosen)) < len(chosen):
+        raise ModuleError("blocks: expected a module per layer that runs once, in the order of the layers, got others")
     if len({layer.num_heads for layer in found}) > 1:
         counts = [layer.num_heads for layer in found]
         raise ModuleError(f"module: expected as many heads in every layer, got {counts}")
@@ -168,6 +172,7 @@ def _watch(module: nn.Module, interface: Interface, example: NDArray[Any], block
             watched.projections[watched.calls[-1]] = layer
 
     def saw_block(block: nn.Module, _: Any, output: Any) -> None:
+        watched.blocks.append(block)
         watched.rows[block] = output[0] if isinstance(output, tuple) else output
 
     handles = [block.register_forward_hook(saw_block) for block in blocks]
@@ -215,5 +220,9 @@ def _calling(interface: Interface, batch: str) -> Iterator[None]:
 
 
 def _is_same(found: Tensor, expected: Tensor) -> bool:
-    """Whether all numbers are equal; NaN, which half precision may overflow to, is equal to itself."""
+    """Whether all numbers are equal, as the type that was found has them.
+
+    A module in half precision may attend in float32. NaN, which half precision may overflow to, is equal to itself.
+    """
+    expected = expected.to(found.dtype)
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=0, equal_nan=True)

@@ -14,7 +14,6 @@ from attnserve.service import openapi, stream
 from attnserve.service.answer import (
     FORMATS,
     JSON,
-    check_finite,
     choose_format,
     describe_answer,
     render_binary,
@@ -25,6 +24,7 @@ from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, ServedModel
 from attnserve.service.engine import Answer, Job
+from attnserve.service.prediction import check_finite
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
 from attnserve.service.problems import NotFound, Unavailable
 from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
@@ -171,13 +171,13 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
     if asked.attention is not None:
         check_size(asked, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
         captures = captures_for(model.manifest, asked.attention)
+    num_bytes = held_bytes(asked, model.manifest)
+    if asked.continuation is not None:
+        return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes))
     jobs = [
         Job(sequence=read.values, positions=positions, captures=captures)
         for read, positions in zip(asked.inputs, asked.positions, strict=True)
     ]
-    num_bytes = held_bytes(asked, model.manifest)
-    if asked.continuation is not None:
-        return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes))
     with budget.hold(num_bytes):
         answers = await while_connected(request, model.batcher.submit(jobs))
         if asked.attention is not None:

@@ -20,6 +20,8 @@ CLS = "[cls]"
 # Tokenizers take a microsecond and hundreds of bytes over every character, which is one byte of a body: texts are
 # counted first.
 MAX_CHARACTERS_PER_STEP = 32
+# A tuple of two integers, and its place in a list.
+SPAN_BYTES = 128
 # Beyond it float32 rounds to infinity.
 MAX_NUMBER = math.nextafter(2.0**128 - 2.0**103, 0)
 
@@ -35,6 +37,11 @@ class Input:
     """What the ids were read from."""
     spans: list[Span | None] | None = None
     """Place of each token in `text`."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory it takes; a character is up to four bytes."""
+        return self.values.nbytes + 4 * len(self.text or "") + SPAN_BYTES * len(self.spans or ())
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,17 @@ class Skipping(Foreign):
         return list(self.stack)[:1]
 
 
+class Sealed(Foreign):
+    """A seam that the stream passes twice."""
+
+    def __init__(self, *mixers: nn.Module) -> None:
+        super().__init__(*mixers)
+        self.seam = nn.Identity()
+
+    def pick(self, x: Tensor, rows: Tensor) -> Tensor:
+        return self.seam(self.seam(x))[rows]
+
+
 class Raising(Foreign):
     def pick(self, x: Tensor, rows: Tensor) -> Tensor:
         raise KeyError("where is it?")
@@ -103,6 +114,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
         "blocks: layer 0: expected a module that returns the residual stream [5, 12], got [5, 24]",
     ),
     "a block that does not run": (foreign, {"blocks": ["stack", "stack.1"]}, "[5, 12], got NoneType"),
+    "one block twice": (foreign, {"blocks": ["stack.0", "stack.0"]}, "blocks: expected a module per layer that runs"),
+    "blocks in another order": (foreign, {"blocks": ["stack.1", "stack.0"]}, "once, in the order of the layers, got"),
+    "a block that runs twice": (lambda: foreign(Sealed), {"blocks": ["stack.0", "seam"]}, "that runs once, in the"),
     "three blocks": (foreign, {"blocks": ["stack.0"] * 3}, "blocks: expected 2, one per attention layer, got 3"),
     "no such block": (foreign, {"blocks": ["stack.7", "stack.1"]}, "blocks: expected names of submodules, got"),
     "numbers of heads": (
@@ -134,6 +148,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "beyond float32": (foreign, {"example": [[1e39]], "vocabulary_size": None}, "example: expected ids [n] or finite"),
     "features and ids": (foreign, {"example": [[1.0]]}, "vocabulary_size: expected either that or num_features"),
     "ids of no number": (foreign, {"vocabulary_size": None}, "vocabulary_size: expected either that or num_features"),
+    "a length in words": (foreign, {"max_length": "9"}, "max_length: expected int, got str '9'"),
     "labels": (foreign, {"labels": ["a"]}, "labels: expected 11 (vocabulary_size), got 1"),
     "precision": (foreign, {"precision": "int8"}, "precision: expected one of float32, float16, bfloat16, got 'int8'"),
 }

@@ -199,7 +199,6 @@ REFUSED = {
     "2**70": ({"continue": 2**70}, "continue", "expected a number of tokens >= 1"),
     "no sequences": ({"sequences": []}, "sequences", "expected at least one"),
     "temperature negative": ({"temperature": -1e-9}, "temperature", "expected a finite number >= 0"),
-    "temperature null": ({"temperature": None}, "temperature", "got null"),
     "temperature true": ({"temperature": True}, "temperature", "got true"),
     "temperature a string": ({"temperature": "1"}, "temperature", "got the string '1'"),
     "seed -1": ({"seed": -1}, "seed", f"expected an integer from 0 to {MAX_SEED - 1}, got the number -1"),
@@ -214,7 +213,7 @@ REFUSED = {
     "attention": ({"attention": {}}, "attention", "expected none together with continue"),
     "a field more": ({"max_tokens": 1}, "max_tokens", "unknown field; expected one of sequences,"),
     "temperature alone": ({"continue": None, "temperature": 1}, "temperature", "only together with continue"),
-    "seed alone": ({"continue": None, "seed": None}, "seed", "only together with continue, got null"),
+    "seed alone": ({"continue": None, "seed": 1}, "seed", "only together with continue, got the number 1"),
 }
 
 

@@ -238,7 +238,7 @@ def test_tokens_that_come_with_attention_are_counted(make_manifest):
     assert parse_predict(json.dumps(body).encode(), Reader(make_manifest())).attention is not None
 
 
-WRONG_POSITIONS = [None, "all", "last", [0], 0]
+WRONG_POSITIONS = ["all", "last", [0], 0]
 
 
 @pytest.mark.parametrize("positions", WRONG_POSITIONS, ids=str)
