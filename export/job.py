@@ -20,6 +20,7 @@ from torch import nn
 import attnserve
 from attnserve import bundle
 from attnserve.bundle import Certificate, Manifest, Provenance
+from attnserve.export.arguments import check_example, check_module, check_options, find_submodules
 from attnserve.export.describe import describe_layers, describe_tensor, hash_state, warnings_about
 from attnserve.export.golden import record_golden
 from attnserve.export.graph import build_graph, build_weights_graphs, save_graph
@@ -149,7 +150,11 @@ def export_module(
     """
     place = Path(destination)
     check_choice("precision", precision, bundle.PRECISIONS)
-    sample = _check_example(example)
+    check_module(module)
+    check_options(
+        leading_row=leading_row, portable=portable, labels=labels, blocks=blocks, projections=projections, card=card
+    )
+    sample = check_example(example)
     interface = Interface(
         task=task,
         max_length=max_length,
@@ -182,22 +187,6 @@ def export_module(
     return _export(order, place, report)
 
 
-def _check_example(example: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
-    expected = "example: expected ids [n] or finite feature vectors [n, F]"
-    try:
-        sample = np.asarray(example)
-    except ValueError:
-        raise ValueError(f"{expected}, got rows of several lengths") from None
-    if sample.ndim == 1 and len(sample) and np.issubdtype(sample.dtype, np.integer):
-        return sample.astype(np.int64)
-    if sample.ndim == 2 and sample.size and np.issubdtype(sample.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            features = sample.astype(np.float32)
-        if np.isfinite(features).all():
-            return features
-    raise ValueError(f"{expected}, got {sample.dtype} {list(sample.shape)}")
-
-
 def _export(order: _Order, place: Path, report: Report) -> Verified:
     """Write the whole bundle beside `place`, verify and publish it."""
     interface = order.interface
@@ -209,8 +198,8 @@ def _export(order: _Order, place: Path, report: Report) -> Verified:
             module,
             interface,
             _shortest(interface) if order.example is None else order.example,
-            blocks=_named(module, "blocks", order.blocks),
-            projections=_named(module, "projections", order.projections),
+            blocks=find_submodules(module, "blocks", order.blocks),
+            projections=find_submodules(module, "projections", order.projections),
         )
         subject = Subject(module=module, interface=interface, layers=layers, precision=order.precision)
         report("graph      attention lowered to nodes of domain attnserve, function bodies, captures")
@@ -244,15 +233,6 @@ def _shortest(interface: Interface) -> NDArray[Any]:
     if interface.num_features is None:
         return np.zeros(num_rows, np.int64)
     return np.zeros((num_rows, interface.num_features), np.float32)
-
-
-def _named(module: nn.Module, argument: str, names: Sequence[str] | None) -> list[Any] | None:
-    if names is None:
-        return None
-    known = dict(module.named_modules())
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"{argument}: expected names of submodules, got {unknown[0]!r}")
-    return [known[name] for name in names]
 
 
 def _describe(

@@ -63,7 +63,7 @@ def parse_continuation(document: dict[str, Any], top_k: int, lengths: Sequence[i
     """
     num_tokens, longest = document["continue"], max(lengths)
     if type(num_tokens) is not int or num_tokens < 1:
-        raise Invalid.about("continue", f"expected a number of tokens >= 1, got {describe(num_tokens)}")
+        raise Invalid.about("continue", f"expected an integer >= 1, the number of tokens, got {describe(num_tokens)}")
     if longest + num_tokens > max_length:
         left = max_length - longest
         raise Invalid.about(

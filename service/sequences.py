@@ -1,7 +1,6 @@
 """Sequences: from a request's JSON to what the model reads, and from there to the tokens an answer shows."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +21,9 @@ CLS = "[cls]"
 MAX_CHARACTERS_PER_STEP = 32
 # A tuple of two integers, and its place in a list.
 SPAN_BYTES = 128
-# Beyond it float32 rounds to infinity.
-MAX_NUMBER = math.nextafter(2.0**128 - 2.0**103, 0)
+# Features beyond it are no measurements, and a model that squares them may overflow without a trace in its answer: an
+# infinite variance makes a norm of zeros.
+MAX_NUMBER = 1e12
 
 
 # Without a repr: inputs are user data, and what can be printed ends up in a log one day.
@@ -209,16 +209,16 @@ def _number_faults(vector: Sequence[Any], field: str) -> list[Fault]:
         if type(item) not in (int, float) or not -MAX_NUMBER <= item <= MAX_NUMBER
     )
     return [
-        Fault(field=f"{field}[{place}]", message=f"expected a finite float32 number, got {describe(item)}")
+        Fault(field=f"{field}[{place}]", message=f"expected a number from -1e12 to 1e12, got {describe(item)}")
         for place, item in itertools.islice(wrong, MAX_FAULTS)
     ]
 
 
 def _to_float32(numbers: list[Any]) -> NDArray[np.float32] | None:
-    """Numbers, or lists of them, as float32; None if one of them is too large for it."""
+    """Numbers, or lists of them, as float32; None if one of them is beyond `MAX_NUMBER`."""
     try:
         with np.errstate(over="ignore"):
             array = np.array(numbers, np.float32)
     except OverflowError:
         return None
-    return array if np.isfinite(array).all() else None
+    return array if (np.abs(array) <= MAX_NUMBER).all() else None
