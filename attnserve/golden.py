@@ -18,6 +18,9 @@ from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError,
 from attnserve.packing import pack
 from attnserve.runtime import Runtime
 
+# One unit in the last place of 1.
+LAST_PLACES = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
@@ -233,24 +236,32 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
         maps = max(maps, largest_difference(np.stack(found, axis=1), expected_weights[..., :length]))
     expected = golden.logits[expected_logits]
     answers = (plain[LOGITS], outputs[LOGITS])
+    largest = float(np.abs(golden.logits).max())
     return BatchResult(
         num_sequences=len(members),
         longest=max(packed.lengths),
         logits=max(largest_difference(found, expected) for found in answers),
         maps=maps,
-        num_changed=max(_count_changed(found, expected, manifest.certificate) for found in answers),
+        num_changed=max(_count_changed(found, expected, manifest.certificate, largest) for found in answers),
     )
 
 
-def _count_changed(found: NDArray[Any], expected: NDArray[np.float64], certificate: Certificate) -> int:
+def _count_changed(found: NDArray[Any], expected: NDArray[np.float64], certificate: Certificate, largest: float) -> int:
     """Answers whose likeliest class is not the truth's, where the truth's margin is over twice PyTorch's own error.
 
     In float32 differences are so small that their bound alone says all there is to say.
+
+    Args:
+        found: [R, W] logits.
+        expected: [R, W] the truth.
+        certificate: says PyTorch's own error.
+        largest: absolute logit of golden; an error below one unit in its last place counts as one, as in `allowed`.
     """
-    if certificate.precision == "float32" or found.shape != expected.shape or expected.shape[1] < 2:
+    unit = LAST_PLACES.get(certificate.precision)
+    if unit is None or found.shape != expected.shape or expected.shape[1] < 2:
         return 0
     second, first = np.partition(expected, -2, axis=1)[:, -2:].T
-    clear = first - second > 2 * certificate.logits.reference
+    clear = first - second > 2 * max(certificate.logits.reference, unit * largest)
     return int((found.argmax(1) != expected.argmax(1))[clear].sum())
 
 

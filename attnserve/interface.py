@@ -5,6 +5,8 @@ Configs and manifests carry these fields, so a combination that makes no sense i
 
 from dataclasses import dataclass
 
+from attnserve.records import check_types
+
 TASKS = ("next_token", "classify_token", "classify_sequence")
 POOLINGS = ("first", "last", "mean")
 MAX_SIZE = 2**24
@@ -38,6 +40,7 @@ class Interface:
         Raises:
             ValueError: names the field, what was expected and what came.
         """
+        check_types(self)
         check_choice("task", self.task, TASKS)
         for name in ("max_length", "vocabulary_size", "num_features", "num_classes"):
             value = getattr(self, name)

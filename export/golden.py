@@ -85,6 +85,8 @@ def record_golden(
     batches = [[index] for index in everyone] + [everyone, [*reversed(everyone), 0]]
     truth = [answer(oracle, interface, [sequence]) for sequence in sequences]
     check_alone(oracle, interface, sequences, [one.logits[0] for one in truth])
+    if all(layer.is_causal for layer in subject.layers) and interface.task != "classify_sequence":
+        check_causal(oracle, interface, sequences, [one.logits[0] for one in truth])
     lengths = [len(sequence) for sequence in sequences]
     offsets = np.cumsum([0, *lengths])
     if interface.task == "classify_sequence":
@@ -113,17 +115,20 @@ def make_sequences(
 ) -> list[NDArray[Any]]:
     """Random sequences of several lengths, leading rows included: uniform ids, or normal features.
 
-    With an example, features have its mean and spread, and it is one of the sequences.
+    With an example, features have its mean and spread (1 if it has none), and it is one of the sequences.
     """
     lengths = [length for length in LENGTHS if length <= interface.max_length]
-    if interface.max_length not in lengths and interface.max_length < 2 * max(lengths):
+    if interface.max_length not in lengths and interface.max_length <= 2 * max(lengths):
         lengths.append(interface.max_length)
     missing = max(0, MIN_STEPS - sum(lengths))
     lengths += [max(lengths)] * min(MAX_REPEATS, math.ceil(missing / max(lengths)))
     if interface.vocabulary_size is not None:
         sequences: list[NDArray[Any]] = [generator.integers(0, interface.vocabulary_size, length) for length in lengths]
     else:
-        mean, spread = (0.0, 1.0) if example is None else (example.mean(), example.std())
+        mean, spread = 0.0, 1.0
+        if example is not None:
+            sent = example[int(interface.leading_row) :]
+            mean, spread = sent.mean(), sent.std() or 1.0
         size = interface.num_features or 0
         sequences = [generator.normal(mean, spread, (length, size)).astype(np.float32) for length in lengths]
     if interface.leading_row:
@@ -163,6 +168,32 @@ def check_alone(module: nn.Module, interface: Interface, sequences: Sequences, t
     if not mixing <= MAX_MIXING * max(largest, 1.0):
         raise ModuleError(
             f"module: the answer to a sequence depends on the others in its batch: logits differ by {mixing:.1e}; "
+            "expected every row but attention's to be computed by itself"
+        )
+
+
+def check_causal(module: nn.Module, interface: Interface, sequences: Sequences, truth: Sequence[Tensor]) -> None:
+    """Refuse a module whose attention is causal but that sees later steps in another way.
+
+    Args:
+        module: in float64.
+        interface: what it reads and answers.
+        sequences: to be run without their last steps.
+        truth: logits of each as a whole.
+
+    Raises:
+        ModuleError: an answer differs by more than float64 rounds.
+    """
+    starts = [sequence[: (len(sequence) + 1) // 2] for sequence in sequences]
+    with torch.no_grad():
+        alone = predict_packed(module, interface, starts)
+    if not all(bool(one.isfinite().all()) for one in truth):
+        return
+    largest = max(float(one.abs().max()) for one in truth)
+    seen = max(_difference(one, whole[: len(one)]) for one, whole in zip(alone, truth, strict=True))
+    if not seen <= MAX_MIXING * max(largest, 1.0):
+        raise ModuleError(
+            f"module: its attention is causal, but answers depend on later steps: logits differ by {seen:.1e}; "
             "expected every row but attention's to be computed by itself"
         )
 

@@ -6,6 +6,7 @@ import datetime
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 import attnserve
 from attnserve import bundle
 from attnserve.bundle import Certificate, Manifest, Provenance
+from attnserve.export.arguments import check_example, check_module, check_options, find_submodules
 from attnserve.export.describe import describe_layers, describe_tensor, hash_state, warnings_about
 from attnserve.export.golden import record_golden
 from attnserve.export.graph import build_graph, build_weights_graphs, save_graph
@@ -29,7 +31,6 @@ from attnserve.golden import write_golden
 from attnserve.interface import Interface, check_choice
 from attnserve.models.checkpoint import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
 from attnserve.packing import add_leading_row
-from attnserve.records import check_types
 from attnserve.text import read_tokenizer
 
 Report = Callable[[str], Any]
@@ -149,7 +150,11 @@ def export_module(
     """
     place = Path(destination)
     check_choice("precision", precision, bundle.PRECISIONS)
-    sample = _check_example(example)
+    check_module(module)
+    check_options(
+        leading_row=leading_row, portable=portable, labels=labels, blocks=blocks, projections=projections, card=card
+    )
+    sample = check_example(example)
     interface = Interface(
         task=task,
         max_length=max_length,
@@ -160,7 +165,6 @@ def export_module(
         leading_row=leading_row,
         labels=None if labels is None else tuple(labels),
     )
-    check_types(interface)
     if len(sample) > max_length:
         raise ValueError(f"example: expected at most max_length {max_length} steps, got {len(sample)}")
     if vocabulary_size is not None and not 0 <= sample.min() <= sample.max() < vocabulary_size:
@@ -183,22 +187,6 @@ def export_module(
     return _export(order, place, report)
 
 
-def _check_example(example: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
-    expected = "example: expected ids [n] or finite feature vectors [n, F]"
-    try:
-        sample = np.asarray(example)
-    except ValueError:
-        raise ValueError(f"{expected}, got rows of several lengths") from None
-    if sample.ndim == 1 and len(sample) and np.issubdtype(sample.dtype, np.integer):
-        return sample.astype(np.int64)
-    if sample.ndim == 2 and sample.size and np.issubdtype(sample.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            features = sample.astype(np.float32)
-        if np.isfinite(features).all():
-            return features
-    raise ValueError(f"{expected}, got {sample.dtype} {list(sample.shape)}")
-
-
 def _export(order: _Order, place: Path, report: Report) -> Verified:
     """Write the whole bundle beside `place`, verify and publish it."""
     interface = order.interface
@@ -210,8 +198,8 @@ def _export(order: _Order, place: Path, report: Report) -> Verified:
             module,
             interface,
             _shortest(interface) if order.example is None else order.example,
-            blocks=_named(module, "blocks", order.blocks),
-            projections=_named(module, "projections", order.projections),
+            blocks=find_submodules(module, "blocks", order.blocks),
+            projections=find_submodules(module, "projections", order.projections),
         )
         subject = Subject(module=module, interface=interface, layers=layers, precision=order.precision)
         report("graph      attention lowered to nodes of domain attnserve, function bodies, captures")
@@ -247,15 +235,6 @@ def _shortest(interface: Interface) -> NDArray[Any]:
     return np.zeros((num_rows, interface.num_features), np.float32)
 
 
-def _named(module: nn.Module, argument: str, names: Sequence[str] | None) -> list[Any] | None:
-    if names is None:
-        return None
-    known = dict(module.named_modules())
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"{argument}: expected names of submodules, got {unknown[0]!r}")
-    return [known[name] for name in names]
-
-
 def _describe(
     order: _Order,
     graph: onnx.ModelProto,
@@ -264,8 +243,10 @@ def _describe(
     files: dict[str, str],
 ) -> Manifest:
     libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
-    installed = {library.metadata["Name"].lower(): library.version for library in metadata.distributions()}
-    versions = {name: installed[name] for name in libraries if name in installed}
+    versions = {}
+    for name in libraries:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return Manifest(
         **vars(order.interface),
         format_version=bundle.FORMAT_VERSION,

@@ -4,7 +4,9 @@ Found by running the module once and watching, so it works for any module whose 
 `attnserve.models.attention.Attention`, whatever stands around it.
 """
 
+import dataclasses
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +45,11 @@ class Layer:
     value_size: int
 
     @property
+    def is_causal(self) -> bool:
+        """Whether no step sees a later one, through the metric neither."""
+        return self.attention.causal and self.attention.config.scope != "sequence-leaky"
+
+    @property
     def head_projections(self) -> NDArray[np.float64]:
         """[D, H, V] of the projection's weight."""
         weight = self.projection.weight.detach().cpu().double().numpy()
@@ -65,6 +72,15 @@ class Subject:
         return DTYPES[self.precision]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Called:
+    """A `Linear` that ran."""
+
+    layer: nn.Linear
+    num_attended: int
+    """Layers that had attended before."""
+
+
 @dataclass
 class _Watched:
     """What one forward pass did, in order."""
@@ -72,7 +88,9 @@ class _Watched:
     calls: list[Attention] = field(default_factory=list)
     shapes: list[tuple[torch.Size, torch.Size, torch.Size]] = field(default_factory=list)
     attended: Tensor | None = None
+    linears: list[_Called] = field(default_factory=list)
     projections: dict[Attention, nn.Linear] = field(default_factory=dict)
+    blocks: list[nn.Module] = field(default_factory=list)
     rows: dict[nn.Module, Any] = field(default_factory=dict)
 
 
@@ -105,10 +123,12 @@ def find_layers(
             raise ModuleError(f"{name}: expected {len(registered)}, one per attention layer, got {len(given)}")
     watched = _watch(module, interface, example, chosen)
     _check_rows(module, interface, example)
+    _check_last_position(module, interface, example)
     if watched.calls != registered:
+        order = [registered.index(layer) for layer in watched.calls]
         raise ModuleError(
             f"module: expected each of its {len(registered)} attention layers to run once, in the order registered; "
-            f"got {len(watched.calls)} runs"
+            f"got runs of layers {order}"
         )
     found = []
     for index, (layer, block) in enumerate(zip(registered, chosen, strict=True)):
@@ -132,6 +152,15 @@ def find_layers(
             )
         sizes = {"num_heads": query[1], "num_key_heads": key[1], "head_size": query[2], "value_size": value[2]}
         found.append(Layer(attention=layer, projection=projection, block=block, **sizes))
+        named = [call for call in watched.linears if call.layer is projection]
+        if projections is not None and [call.num_attended for call in named] != [index + 1]:
+            raise ModuleError(
+                f"projections: layer {index}: expected a Linear that runs once, between this layer's attention and the "
+                "next one's, got another"
+            )
+    # Their outputs are told apart by the order in which they come.
+    if watched.blocks != chosen or len(set(chosen)) < len(chosen):
+        raise ModuleError("blocks: expected a module per layer that runs once, in the order of the layers, got others")
     if len({layer.num_heads for layer in found}) > 1:
         counts = [layer.num_heads for layer in found]
         raise ModuleError(f"module: expected as many heads in every layer, got {counts}")
@@ -161,6 +190,7 @@ def _watch(module: nn.Module, interface: Interface, example: NDArray[Any], block
 
     def saw_linear(layer: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], _: Any) -> None:
         assert isinstance(layer, nn.Linear)
+        watched.linears.append(_Called(layer=layer, num_attended=len(watched.calls)))
         attended, watched.attended = watched.attended, None
         (rows,) = [*arguments, *named.values()]
         # The very numbers: a norm or a gate in between would make it another projection.
@@ -168,6 +198,7 @@ def _watch(module: nn.Module, interface: Interface, example: NDArray[Any], block
             watched.projections[watched.calls[-1]] = layer
 
     def saw_block(block: nn.Module, _: Any, output: Any) -> None:
+        watched.blocks.append(block)
         watched.rows[block] = output[0] if isinstance(output, tuple) else output
 
     handles = [block.register_forward_hook(saw_block) for block in blocks]
@@ -190,15 +221,43 @@ def _watch(module: nn.Module, interface: Interface, example: NDArray[Any], block
 
 
 def _check_rows(module: nn.Module, interface: Interface, example: NDArray[Any]) -> None:
-    """Ask two sequences for one row: golden asks for every row, which a module that overlooks `rows` answers too."""
-    packed = pack([example, example])
-    rows = torch.tensor([packed.starts[1] + interface.answer_step(len(example))])
+    """Ask two sequences for one row: golden asks for every row, which a module that overlooks `rows` answers too.
+
+    And for two rows in either order: golden asks in theirs, which a module that sorts them answers too.
+    """
+    shorter = example[: max(1 + interface.leading_row, len(example) - 1)]
+    packed = pack([example, shorter])
+    rows = torch.tensor([packed.starts[1] + interface.answer_step(len(shorter))])
     with _calling(interface, "two of the example"):
         logits = module(*tensors_of(module, interface, packed, rows))
-    if interface.has_rows and len(logits) != 1:
+    if not interface.has_rows:
+        if len(logits) != 2:
+            raise ModuleError(f"module: expected the logits of two sequences, got shape {list(logits.shape)}")
+        return
+    if len(logits) != 1:
         raise ModuleError(f"module: expected the logits of one row when rows is [row], got shape {list(logits.shape)}")
-    if not interface.has_rows and len(logits) != 2:
-        raise ModuleError(f"module: expected the logits of two sequences, got shape {list(logits.shape)}")
+    both = torch.tensor([len(example) - 1, packed.starts[1]])
+    with _calling(interface, "two of the example"):
+        forwards, backwards = (module(*tensors_of(module, interface, packed, order)) for order in (both, both.flip(0)))
+    # Not number for number: where a row stands may change how its product is added up.
+    bound = 1e-2 * float(forwards.abs().max())
+    if math.isfinite(bound) and float((backwards - forwards.flip(0)).abs().max()) > bound:
+        raise ModuleError("module: expected logits in the order of rows, got them in another")
+
+
+def _check_last_position(module: nn.Module, interface: Interface, example: NDArray[Any]) -> None:
+    """Put a row where the longest sequence ends: a table of positions may be too short, which service would find."""
+    packed = pack([example[-1:]])
+    last = np.array([interface.max_length - 1 + interface.leading_row])
+    arguments = tensors_of(module, interface, dataclasses.replace(packed, positions=last), torch.tensor([0]))
+    try:
+        with torch.no_grad():
+            module(*arguments)
+    except Exception as error:
+        raise ModuleError(
+            f"max_length: expected steps that the module has positions for, but at step {last[0]} it raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 @contextmanager
@@ -215,5 +274,9 @@ def _calling(interface: Interface, batch: str) -> Iterator[None]:
 
 
 def _is_same(found: Tensor, expected: Tensor) -> bool:
-    """Whether all numbers are equal; NaN, which half precision may overflow to, is equal to itself."""
+    """Whether all numbers are equal, as the type that was found has them.
+
+    A module in half precision may attend in float32. NaN, which half precision may overflow to, is equal to itself.
+    """
+    expected = expected.to(found.dtype)
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=0, equal_nan=True)

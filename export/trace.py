@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,7 +68,7 @@ def trace(subject: Subject) -> onnx.ModelProto:
     with lowered(subject.module), warnings.catch_warnings():
         # The exporter's own: deprecations inside torch and onnxscript that no caller can act upon.
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        program = _export(
             _Graph(subject).eval(),
             tuple(arguments),
             dynamo=True,
@@ -97,6 +98,15 @@ def _check_sizes(model: onnx.ModelProto, sizes: dict[str, dict[int, Dim] | None]
                 f"module: expected to run on any number of rows, but its graph takes {name} {got} only; "
                 "sizes have to be read as x.shape[0], not len(x), and never turned into int"
             )
+
+
+def _export(*arguments: Any, **options: Any) -> torch.onnx.ONNXProgram | None:
+    try:
+        return torch.onnx.export(*arguments, **options)
+    except torch.onnx.errors.OnnxExporterError as error:
+        # Torch says first what it tried, and last, some thousand lines on, what went wrong.
+        reasons = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise ModuleError(f"module: torch cannot trace it: {reasons[0]}") from error
 
 
 def _example(interface: Interface) -> Packed:

@@ -74,10 +74,14 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     """
     folder = Path(folder)
     try:
-        config = from_json(TransformerConfig, _read_json(folder / CONFIG_FILE))
+        document = _read_json(folder / CONFIG_FILE)
         card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).exists() else {}
-    except ValueError as error:
-        raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder / CONFIG_FILE}: {error}") from None
+    except RecordError as error:
+        raise CheckpointError(str(error)) from None
+    try:
+        config = from_json(TransformerConfig, document)
+    except RecordError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from None
     tokenizer = _check_tokenizer(folder / TOKENIZER_FILE, config)
     # On the meta device nothing is drawn or allocated: initial weights would be thrown away, an orthogonal table of
     # 4096 steps takes seconds to make, and a config larger than its tensors is refused instead of exhausting memory.

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from attnserve.interface import MAX_SIZE, Interface, check_choice
@@ -130,7 +131,7 @@ class TransformerConfig:
             except ValueError as error:
                 raise ValueError(f"attention[{index}].{error}") from None
 
-    @property
+    @cached_property
     def interface(self) -> Interface:
         """What the model reads and what it answers."""
         return Interface(

@@ -151,7 +151,7 @@ class Transformer(nn.Module):
         slots: Int[Tensor, "B N"],
         rows: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R W"]:
-        """Logits of `rows`, so the last layer runs on R rows and never on all T; with mean pooling, of all B sequences.
+        """Logits of `rows`, so unembedding never runs on all T rows; with mean pooling, of all B sequences.
 
         Args:
             inputs: ids or feature vectors of all sequences, one after the other.

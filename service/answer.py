@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from attnserve.service.engine import Answer
 from attnserve.service.prediction import render_prediction
 from attnserve.service.preprocess import PredictRequest
-from attnserve.service.problems import Invalid, NotAcceptable
+from attnserve.service.problems import NotAcceptable
 from attnserve.service.selection import Selection
 from attnserve.service.sequences import Reader
 
@@ -55,18 +55,6 @@ def _parse_range(entry: str) -> tuple[str, float]:
     text = next((part[2:] for part in parameters if part.startswith("q=")), "1")
     # RFC 9110: at most three digits. `float` would also take "nan", "inf" and "1_0".
     return media_range, float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) else 0.0
-
-
-def check_finite(answers: Sequence[Answer]) -> None:
-    """Refuse to answer what overflows inside the model, as large features do, soonest in half precision.
-
-    Raises:
-        Invalid: names the sequence.
-    """
-    for index, answer in enumerate(answers):
-        if not all(np.isfinite(array).all() for array in (answer.logits, *answer.captures.values())):
-            message = "expected a sequence to which the model has a finite answer, got one that overflows"
-            raise Invalid.about(f"sequences[{index}]", message)
 
 
 def describe_answer(

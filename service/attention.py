@@ -89,7 +89,7 @@ def held_bytes(request: PredictRequest, manifest: Manifest) -> int:
         for index in layers
     )
     going_on = 0 if request.continuation is None else request.continuation.num_tokens * len(request.inputs)
-    num_bytes = sum(read.values.nbytes for read in request.inputs) + CONTINUED_BYTES * going_on
+    num_bytes = sum(read.num_bytes for read in request.inputs) + CONTINUED_BYTES * going_on
     return num_bytes + 4 * (num_logits + per_row * sum(request.lengths))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.service.engine import Answer, Job
-from attnserve.service.prediction import softmax, top_ids
+from attnserve.service.prediction import check_finite, softmax, top_ids
 from attnserve.service.problems import Invalid, TooLarge
 from attnserve.service.selection import MAX_ENTRIES, describe
 
@@ -63,7 +63,7 @@ def parse_continuation(document: dict[str, Any], top_k: int, lengths: Sequence[i
     """
     num_tokens, longest = document["continue"], max(lengths)
     if type(num_tokens) is not int or num_tokens < 1:
-        raise Invalid.about("continue", f"expected a number of tokens >= 1, got {describe(num_tokens)}")
+        raise Invalid.about("continue", f"expected an integer >= 1, the number of tokens, got {describe(num_tokens)}")
     if longest + num_tokens > max_length:
         left = max_length - longest
         raise Invalid.about(
@@ -94,6 +94,9 @@ async def continue_sequences(
     """Yield the next token of every sequence, `num_tokens` times.
 
     Each sequence draws from the seed alone, so what it becomes does not depend on the others of the request.
+
+    Raises:
+        Invalid: the model has no finite answer to a sequence; names it.
     """
     generators = [np.random.default_rng(continuation.seed) for _ in sequences]
     grown = list(sequences)
@@ -110,6 +113,7 @@ async def continue_sequences(
 def _choose_each(
     answers: list[Answer], continuation: Continuation, generators: list[np.random.Generator]
 ) -> list[Generated]:
+    check_finite(answers)
     return [
         choose(answer.logits[0], continuation, generator) for answer, generator in zip(answers, generators, strict=True)
     ]

@@ -154,9 +154,12 @@ def estimate_bytes(manifest: Manifest) -> tuple[float, float]:
     Per cell: scores, their square or exponential and the masked result of every head, and the mask.
     """
     layer = manifest.layers[0]
-    width = layer.num_heads * layer.head_size
-    # Residual, query, key, value and their gathered copies, MLP, and captures of every layer; logits of every row.
-    per_row = width * (16 + 4 * len(manifest.layers)) + manifest.num_outputs
+    (hidden,) = (tensor for tensor in manifest.outputs if tensor.name == layer.captures["hidden"])
+    # Heads need not add up to the width of the stream.
+    width = max(layer.num_heads * layer.head_size, int(hidden.shape[-1]))
+    # Residual, query, key, value and their gathered copies, MLP, and captures of every layer; features and logits of
+    # every row.
+    per_row = width * (16 + 4 * len(manifest.layers)) + (manifest.num_features or 0) + manifest.num_outputs
     return 4.0 * per_row, 4.0 * 3 * layer.num_heads + 8
 
 

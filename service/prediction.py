@@ -1,15 +1,30 @@
 """Predictions: logits to the answer's top entries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnserve.service.engine import Answer
+from attnserve.service.problems import Invalid
+
 Label = Callable[[int], str | None]
 
 # Logits looked at together, some 40 bytes each: all of a large vocabulary at every position would be gigabytes.
 MAX_BLOCK_NUMBERS = 1 << 20
+
+
+def check_finite(answers: Sequence[Answer]) -> None:
+    """Refuse to answer what overflows inside the model, as large features do, soonest in half precision.
+
+    Raises:
+        Invalid: names the sequence.
+    """
+    for index, answer in enumerate(answers):
+        if not all(np.isfinite(array).all() for array in (answer.logits, *answer.captures.values())):
+            message = "expected a sequence to which the model has a finite answer, got one that overflows"
+            raise Invalid.about(f"sequences[{index}]", message)
 
 
 def render_prediction(

@@ -20,6 +20,8 @@ from attnserve.service.selection import FIELDS, MAX_ENTRIES, Selection, describe
 from attnserve.service.sequences import Input, Reader, parse_sequences
 
 DEFAULT_TOP_K = 5
+# Their defaults depend on the model, or on each other; null is as if they were not there.
+NULLABLE = ("top_k", "positions", "attention", "timeout_ms", *CONTINUATION_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +56,15 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
         TooLarge: sequences x positions x top_k, or sequences x queries, is beyond `MAX_ENTRIES`.
     """
     document = _parse_object(body)
-    _check_fields(document, ("sequences", "top_k", "positions", "attention", "timeout_ms", *CONTINUATION_FIELDS))
-    if document.get("continue") is not None:
+    _check_fields(document, ("sequences", *NULLABLE))
+    if "continue" in document:
         return _parse_continuation(document, reader)
     for name in CONTINUATION_FIELDS[1:]:
         if name in document:
             raise Invalid.about(name, f"expected only together with continue, got {describe(document[name])}")
-    attention = document.get("attention")
-    if attention is None:
+    if "attention" not in document:
         return _parse_request(document, reader, None, "")
+    attention = document["attention"]
     if not isinstance(attention, dict):
         raise Invalid.about("attention", f"expected an object, got {describe(attention)}")
     _check_fields(attention, FIELDS, "attention.")
@@ -85,7 +87,8 @@ def _parse_object(body: bytes) -> dict[str, Any]:
         raise BadRequest.about("body", f"expected JSON, got something else at {place}: {error.msg}") from None
     if not isinstance(document, dict):
         raise BadRequest.about("body", f"expected a JSON object, got {describe(document)}")
-    return document
+    # Clients made from a schema send null for what nobody set.
+    return {name: value for name, value in document.items() if value is not None or name not in NULLABLE}
 
 
 def _check_fields(document: dict[str, Any], known: Sequence[str], prefix: str = "") -> None:
@@ -137,7 +140,7 @@ def _parse_request(
 def _parse_continuation(document: dict[str, Any], reader: Reader) -> PredictRequest:
     manifest = reader.manifest
     for name in ("positions", "attention"):
-        if document.get(name) is not None:
+        if name in document:
             raise Invalid.about(name, f"expected none together with continue, got {describe(document[name])}")
     if manifest.task != "next_token":
         raise Invalid.about("continue", f"expected none: this model's task is {manifest.task}, not next_token")

@@ -14,7 +14,6 @@ from attnserve.service import openapi, stream
 from attnserve.service.answer import (
     FORMATS,
     JSON,
-    check_finite,
     choose_format,
     describe_answer,
     render_binary,
@@ -27,6 +26,7 @@ from attnserve.service.catalogue import Catalogue, ServedModel
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer, Job
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
+from attnserve.service.prediction import check_finite
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
 from attnserve.service.problems import Unavailable
 from attnserve.service.routing import answer_json, find_model, get, get_catalogue, is_long_to_parse
@@ -179,13 +179,13 @@ async def _answer_in_time(
     if asked.attention is not None:
         check_size(asked, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
         captures = captures_for(model.manifest, asked.attention)
+    num_bytes = held_bytes(asked, model.manifest)
+    if asked.continuation is not None:
+        return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes), deadline)
     jobs = [
         Job(sequence=read.values, positions=positions, captures=captures)
         for read, positions in zip(asked.inputs, asked.positions, strict=True)
     ]
-    num_bytes = held_bytes(asked, model.manifest)
-    if asked.continuation is not None:
-        return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes), deadline)
     with budget.hold(num_bytes):
         answers = await while_connected(request, model.batcher.submit(jobs))
         if asked.attention is not None:

@@ -48,16 +48,16 @@ class Predict(BaseModel):
     )
 
     sequences: Sequences = Field(description=READS)
-    top_k: int = Field(
-        DEFAULT_TOP_K,
+    top_k: int | None = Field(
+        None,
         ge=1,
-        description="Entries per position, at most the classes; with `continue`, how many of the likeliest tokens are "
-        "drawn from (all of them unless given).",
+        description=f"Entries per position, at most the classes; {DEFAULT_TOP_K} unless given. With `continue`, how "
+        "many of the likeliest tokens are drawn from; all unless given.",
     )
-    positions: Steps = Field(
-        "last",
-        description="Steps of every sequence to predict from; all of them unless given if the task is classify_token. "
-        "Not with classify_sequence, which answers once per sequence.",
+    positions: Steps | None = Field(
+        None,
+        description='Steps of every sequence to predict from; "last" unless given, "all" if the task is '
+        "classify_token. Not with classify_sequence, which answers once per sequence.",
     )
     attention: Selection | None = Field(None, description="Attention to return with the predictions.")
     timeout_ms: float | None = Field(None, gt=0, description=TIMEOUT)
@@ -68,8 +68,8 @@ class Predict(BaseModel):
         description="Go on for this many tokens, each read by the model as its next input; next_token models only, and "
         "without `positions` and `attention`. With Accept: text/event-stream every token is sent when it is known.",
     )
-    temperature: float = Field(
-        0.0, ge=0, description="With `continue`: 0 takes the likeliest token, else one is drawn at this temperature."
+    temperature: float | None = Field(
+        None, ge=0, description="With `continue`: 0, or none, takes the likeliest token, else one is drawn at it."
     )
     seed: int | None = Field(
         None,
@@ -93,8 +93,8 @@ class AttentionBody(Selection):
     )
 
     sequences: Sequences = Field(description=READS)
-    top_k: int = Field(DEFAULT_TOP_K, ge=1, description="Entries per predicted position.")
-    positions: Steps = Field("last", description="Steps of every sequence to predict from, as in predict.")
+    top_k: int | None = Field(None, ge=1, description="Entries per predicted position, as in predict.")
+    positions: Steps | None = Field(None, description="Steps of every sequence to predict from, as in predict.")
     timeout_ms: float | None = Field(None, gt=0, description=TIMEOUT)
 
 

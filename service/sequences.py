@@ -1,7 +1,6 @@
 """Sequences: from a request's JSON to what the model reads, and from there to the tokens an answer shows."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +19,11 @@ CLS = "[cls]"
 # Tokenizers take a microsecond and hundreds of bytes over every character, which is one byte of a body: texts are
 # counted first.
 MAX_CHARACTERS_PER_STEP = 32
-# Beyond it float32 rounds to infinity.
-MAX_NUMBER = math.nextafter(2.0**128 - 2.0**103, 0)
+# A tuple of two integers, and its place in a list.
+SPAN_BYTES = 128
+# Features beyond it are no measurements, and a model that squares them may overflow without a trace in its answer: an
+# infinite variance makes a norm of zeros.
+MAX_NUMBER = 1e12
 
 
 # Without a repr: inputs are user data, and what can be printed ends up in a log one day.
@@ -35,6 +37,11 @@ class Input:
     """What the ids were read from."""
     spans: list[Span | None] | None = None
     """Place of each token in `text`."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory it takes; a character is up to four bytes."""
+        return self.values.nbytes + 4 * len(self.text or "") + SPAN_BYTES * len(self.spans or ())
 
 
 @dataclass(frozen=True)
@@ -208,16 +215,16 @@ def _number_faults(vector: Sequence[Any], field: str) -> list[Fault]:
         if type(item) not in (int, float) or not -MAX_NUMBER <= item <= MAX_NUMBER
     )
     return [
-        Fault(field=f"{field}[{place}]", message=f"expected a finite float32 number, got {describe(item)}")
+        Fault(field=f"{field}[{place}]", message=f"expected a number from -1e12 to 1e12, got {describe(item)}")
         for place, item in itertools.islice(wrong, MAX_FAULTS)
     ]
 
 
 def _to_float32(numbers: list[Any]) -> NDArray[np.float32] | None:
-    """Numbers, or lists of them, as float32; None if one of them is too large for it."""
+    """Numbers, or lists of them, as float32; None if one of them is beyond `MAX_NUMBER`."""
     try:
         with np.errstate(over="ignore"):
             array = np.array(numbers, np.float32)
     except OverflowError:
         return None
-    return array if np.isfinite(array).all() else None
+    return array if (np.abs(array) <= MAX_NUMBER).all() else None

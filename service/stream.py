@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from attnserve.service.answer import EVENTS, JSON, check_finite
+from attnserve.service.answer import EVENTS, JSON
 from attnserve.service.body import while_connected
 from attnserve.service.catalogue import ServedModel
 from attnserve.service.continuation import Generated, continue_sequences
@@ -25,8 +25,9 @@ FORMATS = (JSON, EVENTS)
 # A proxy must pass events on as they come, and keep none of them.
 EVENT_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 UNKNOWN = "\ufffd"
-# Tokens beyond these are decoded and written off the event loop, so that others are answered meanwhile.
-LARGE_NUM_TOKENS = 64
+# Tokens beyond these are decoded and written off the event loop, so that others are answered meanwhile. Those that
+# were read count too: a text is decoded as a whole.
+LARGE_NUM_TOKENS = 128
 
 Result = TypeVar("Result")
 Hold = Callable[[], AbstractContextManager[None]]
@@ -88,13 +89,11 @@ async def answer_continuation(
     async def submit(jobs: Sequence[Job]) -> list[Answer]:
         try:
             async with asyncio.timeout_at(deadline.at):
-                answers = await while_connected(request, model.batcher.submit(jobs))
+                return await while_connected(request, model.batcher.submit(jobs))
         except TimeoutError:
             raise deadline.problem from None
-        check_finite(answers)
-        return answers
 
-    grown = await _compute(len(asked.inputs), _begin, asked, model.reader)
+    grown = await _compute(sum(asked.lengths), _begin, asked, model.reader)
     steps = continue_sequences(submit, [read.values for read in asked.inputs], asked.continuation)
     with hold():
         first = await anext(steps)
@@ -104,8 +103,7 @@ async def answer_continuation(
         _add(grown, first)
         async for tokens in steps:
             _add(grown, tokens)
-        num_tokens = asked.continuation.num_tokens * len(grown)
-        return Response(await _compute(num_tokens, _dump_whole, grown, model, asked), media_type=JSON)
+        return Response(await _compute(_count(grown), _dump_whole, grown, model, asked), media_type=JSON)
 
 
 async def _stream(
@@ -119,10 +117,10 @@ async def _stream(
     assert asked.continuation is not None
     try:
         with hold():
-            yield await _compute(len(grown), _add_and_tell, grown, first)
+            yield await _compute(_count(grown), _add_and_tell, grown, first)
             async for tokens in steps:
-                yield await _compute(len(grown), _add_and_tell, grown, tokens)
-            whole = await _compute(asked.continuation.num_tokens * len(grown), _dump_whole, grown, model, asked)
+                yield await _compute(_count(grown), _add_and_tell, grown, tokens)
+            whole = await _compute(_count(grown), _dump_whole, grown, model, asked)
     except Problem as problem:
         # The status is long sent.
         yield _event("error", _dump(describe_problem(problem)))
@@ -134,6 +132,10 @@ async def _stream(
 
 async def _compute(num_tokens: int, work: Callable[..., Result], *arguments: Any) -> Result:
     return await asyncio.to_thread(work, *arguments) if num_tokens > LARGE_NUM_TOKENS else work(*arguments)
+
+
+def _count(grown: list[_Grown]) -> int:
+    return sum(len(sequence.ids) for sequence in grown)
 
 
 def _begin(asked: PredictRequest, reader: Reader) -> list[_Grown]:

@@ -202,6 +202,10 @@ def describe_run(arguments: argparse.Namespace, settings: TrainingSettings) -> d
             "16 patches of 2x2"
         ),
         "recipe": "digits",
+        "input": (
+            "a sequence is 16 vectors of 4: the patches of 2x2 pixels in reading order, each with its pixels in "
+            "reading order, divided by 16"
+        ),
         "data": (
             "scikit-learn's load_digits: the 1797 test images of the UCI Optical Recognition of Handwritten Digits, "
             f"8x8 pixels; {TEST_SHARE:.0%} of each class, drawn by the seed, are the test images here, "

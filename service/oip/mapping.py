@@ -16,7 +16,7 @@ from attnserve.service.oip.tensors import Spec
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import BadRequest, Invalid
 from attnserve.service.selection import Selection, describe
-from attnserve.service.sequences import Input, Reader, parse_sequences
+from attnserve.service.sequences import MAX_NUMBER, Input, Reader, parse_sequences
 
 LENGTHS, TEXT = "lengths", "text"
 WEIGHTS = "weights"
@@ -160,8 +160,8 @@ def _read_inputs(request: Request, reader: Reader) -> list[Input]:
 def _check_values(name: str, padded: NDArray[Any], inside: NDArray[np.bool_], manifest: Manifest) -> None:
     """What stands beyond a sequence's length is never read, whatever it is."""
     if name == FEATURES:
-        wrong = ~np.isfinite(padded).all(axis=2) & inside
-        expected = "finite numbers"
+        wrong = ~(np.abs(padded) <= MAX_NUMBER).all(axis=2) & inside
+        expected = "numbers from -1e12 to 1e12"
     else:
         wrong = ((padded < 0) | (padded >= (manifest.vocabulary_size or 0))) & inside
         expected = f"ids from 0 to {(manifest.vocabulary_size or 0) - 1}"

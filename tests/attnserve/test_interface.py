@@ -66,6 +66,8 @@ def test_what_makes_sense_is_taken(fields: dict[str, Any]) -> None:
             SEQUENCE | {"pooling": "first", "leading_row": True},
             "leading_row: only models that classify sequences of features have one, got true",
         ),
+        (NEXT | {"max_length": "9"}, "max_length: expected int, got str '9'"),
+        (NEXT | {"labels": "abcdefg"}, "labels: expected a list, got str 'abcdefg'"),
         (NEXT | {"labels": ("a", "b")}, "labels: expected 7 (vocabulary_size), got 2"),
         (TOKEN | {"labels": ()}, "labels: expected 4 (num_classes), got 0"),
         # As many as ids, but a classifier names its classes.

@@ -20,7 +20,7 @@ from attnserve.golden import Golden, read_golden, replay
 from attnserve.interface import Interface
 from attnserve.models import AttentionConfig, Transformer, TransformerConfig
 from attnserve.models.checkpoint import CheckpointError
-from attnserve.packing import Packed, pack
+from attnserve.packing import Packed, add_leading_row, pack
 from attnserve.runtime import Runtime
 
 pytestmark = pytest.mark.export
@@ -223,6 +223,18 @@ def test_the_example_is_one_of_the_sequences_and_sets_the_size_of_the_others() -
     numbers = np.concatenate(others)
     assert numbers.mean() == pytest.approx(1000, abs=3)
     assert numbers.std() == pytest.approx(example.std(), rel=0.3)
+
+
+@pytest.mark.parametrize("sent", [[[7.0, 9.0]], [[8.0, 8.0]]], ids=["spread", "constant"])
+def test_a_leading_row_says_nothing_about_the_size_of_features(sent: list[list[float]]) -> None:
+    told = {"task": "classify_sequence", "pooling": "first", "max_length": 33, "num_features": 2, "num_classes": 3}
+    example = add_leading_row(np.float32(sent))
+    *others, last = make_sequences(Interface(leading_row=True, **told), np.random.default_rng(0), example)
+    assert last is example
+    assert all((one[0] == 0).all() for one in others)
+    numbers = np.concatenate([one[1:] for one in others])
+    assert numbers.mean() == pytest.approx(8, abs=0.3)
+    assert numbers.std() == pytest.approx(1, rel=0.2)
 
 
 def attention_of(model: onnx.ModelProto) -> onnx.NodeProto:

@@ -128,6 +128,14 @@ def test_a_projection_is_found_though_what_it_reads_is_no_number() -> None:
     assert [layer.projection for layer in find_layers(model, INTERFACE, EXAMPLE)] == [one.mix for one in model.stack]
 
 
+def test_a_projection_is_found_though_attention_is_wider_than_it() -> None:
+    model = foreign().half().eval()
+    for block in model.stack:
+        block.core.register_forward_hook(lambda _, __, output: output.float())
+        block.mix.register_forward_pre_hook(lambda _, arguments: arguments[0].half())
+    assert [layer.projection for layer in find_layers(model, INTERFACE, EXAMPLE)] == [one.mix for one in model.stack]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "options"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from attnserve.export import export_module
@@ -53,6 +54,17 @@ class Skipping(Foreign):
         return list(self.stack)[:1]
 
 
+class Sealed(Foreign):
+    """A seam that the stream passes twice."""
+
+    def __init__(self, *mixers: nn.Module) -> None:
+        super().__init__(*mixers)
+        self.seam = nn.Identity()
+
+    def pick(self, x: Tensor, rows: Tensor) -> Tensor:
+        return self.seam(self.seam(x))[rows]
+
+
 class Raising(Foreign):
     def pick(self, x: Tensor, rows: Tensor) -> Tensor:
         raise KeyError("where is it?")
@@ -61,6 +73,13 @@ class Raising(Foreign):
 class Unrowed(Foreign):
     def forward(self, words: Tensor, places: Tensor, slots: Tensor) -> Tensor:
         return super().forward(words, places, slots, places)
+
+
+class Unsorted(Foreign):
+    """Answers in an order of its own."""
+
+    def pick(self, x: Tensor, rows: Tensor) -> Tensor:
+        return x[rows.sort().values]
 
 
 class Heedless(Foreign):
@@ -72,13 +91,13 @@ class Heedless(Foreign):
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "no attention": (Bare, {}, "module: expected attention by attnserve.models.Attention, found none"),
-    "twice": (lambda: foreign(Repeated), {}, "2 attention layers to run once, in the order registered; got 3 runs"),
+    "twice": (lambda: foreign(Repeated), {}, "2 attention layers to run once, in the order registered; got runs of"),
     "another order": (
         lambda: foreign(Reversed, mixer(), mixer()),
         {},
-        "2 attention layers to run once, in the order registered; got 2 runs",
+        "2 attention layers to run once, in the order registered; got runs of layers [1, 0]",
     ),
-    "not at all": (lambda: foreign(Skipping), {}, "in the order registered; got 1 runs"),
+    "not at all": (lambda: foreign(Skipping), {}, "in the order registered; got runs of layers ["),
     "norm before the projection": (normed, {}, "projections: layer 0: the heads' outputs do not go straight into a"),
     "a norm for a projection": (
         normed,
@@ -103,6 +122,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
         "blocks: layer 0: expected a module that returns the residual stream [5, 12], got [5, 24]",
     ),
     "a block that does not run": (foreign, {"blocks": ["stack", "stack.1"]}, "[5, 12], got NoneType"),
+    "one block twice": (foreign, {"blocks": ["stack.0", "stack.0"]}, "blocks: expected a module per layer that runs"),
+    "blocks in another order": (foreign, {"blocks": ["stack.1", "stack.0"]}, "once, in the order of the layers, got"),
+    "a block that runs twice": (lambda: foreign(Sealed), {"blocks": ["stack.0", "seam"]}, "that runs once, in the"),
     "three blocks": (foreign, {"blocks": ["stack.0"] * 3}, "blocks: expected 2, one per attention layer, got 3"),
     "no such block": (foreign, {"blocks": ["stack.7", "stack.1"]}, "blocks: expected names of submodules, got"),
     "numbers of heads": (
@@ -122,6 +144,23 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
         {"task": "classify_sequence", "num_classes": WORDS, "pooling": "mean"},
         "called as (inputs, positions, slots); on the example it raised TypeError",
     ),
+    "rows sorted": (lambda: foreign(Unsorted), {}, "module: expected logits in the order of rows, got them in another"),
+    "more steps than positions": (
+        foreign,
+        {"max_length": MAX_LENGTH + 1},
+        f"max_length: expected steps that the module has positions for, but at step {MAX_LENGTH} it raised IndexError",
+    ),
+    "projections in another order": (
+        normed,
+        {"projections": ["stack.1.mix", "stack.0.mix"]},
+        "projections: layer 0: expected a Linear that runs once, between this layer's attention and the next one's",
+    ),
+    "a truth that is a word": (foreign, {"portable": "no"}, "portable: expected True or False, got 'no'"),
+    "labels in one word": (foreign, {"labels": "abc"}, "labels: expected a list of names, got 'abc'"),
+    "labels of numbers": (foreign, {"labels": list(range(WORDS))}, "labels: expected a list of names, got [0, 1"),
+    "one name for blocks": (foreign, {"blocks": "stack.0"}, "blocks: expected a list of names, got 'stack.0'"),
+    "a card that is a list": (foreign, {"card": [1]}, "card: expected a dictionary, got list"),
+    "a card of objects": (foreign, {"card": {"a": object()}}, "card: expected what JSON can hold"),
     "rows overlooked": (lambda: foreign(Heedless), {}, "module: expected the logits of one row when rows is [row]"),
     "an id beyond": (foreign, {"example": [0, WORDS]}, "example: expected ids from 0 to 10"),
     "an id below": (foreign, {"example": [0, -1]}, "example: expected ids from 0 to 10"),
@@ -134,6 +173,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "beyond float32": (foreign, {"example": [[1e39]], "vocabulary_size": None}, "example: expected ids [n] or finite"),
     "features and ids": (foreign, {"example": [[1.0]]}, "vocabulary_size: expected either that or num_features"),
     "ids of no number": (foreign, {"vocabulary_size": None}, "vocabulary_size: expected either that or num_features"),
+    "a length in words": (foreign, {"max_length": "9"}, "max_length: expected int, got str '9'"),
     "labels": (foreign, {"labels": ["a"]}, "labels: expected 11 (vocabulary_size), got 1"),
     "precision": (foreign, {"precision": "int8"}, "precision: expected one of float32, float16, bfloat16, got 'int8'"),
 }
@@ -166,6 +206,14 @@ class Neighbourly(Foreign):
         return (x + 1e-6 * x.roll(1, 0))[rows]
 
 
+class Ahead(Foreign):
+    """Reads the next word of its own sequence, outside attention."""
+
+    def forward(self, words: Tensor, places: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
+        is_last = torch.cat([places[1:] == 0, torch.ones(1, dtype=torch.bool)])
+        return super().forward(torch.where(is_last, words, words.roll(-1)), places, slots, rows)
+
+
 @pytest.mark.parametrize("kind", [Averaging, Neighbourly])
 def test_sequences_that_see_each_other_are_refused(kind: type[Foreign]) -> None:
     model = foreign(kind).eval()
@@ -186,4 +234,42 @@ def test_sizes_that_became_constants_are_refused(tmp_path: Path) -> None:
     told = {"task": "next_token", "max_length": MAX_LENGTH, "vocabulary_size": WORDS}
     with pytest.raises(ModuleError, match=r"expected to run on any number of rows, but its graph takes tokens \[16\]"):
         export_module(foreign(Counting), EXAMPLE, destination=tmp_path / "foreign" / "1", **told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_causal_attention_beside_rows_that_look_ahead_is_refused() -> None:
+    model = foreign(Ahead).eval()
+    layers = find_layers(model, INTERFACE, EXAMPLE)
+    subject = Subject(module=model, interface=INTERFACE, layers=layers, precision="float32")
+    with pytest.raises(ModuleError, match="module: its attention is causal, but answers depend on later steps"):
+        record_golden(copy.deepcopy(model).double(), subject)
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (None, "NoneType"),
+        (Foreign, "the class Foreign"),
+        (len, "builtin_"),
+        (nn.Linear(1, 1, device="meta"), "weight on"),
+    ],
+)
+def test_what_is_no_module_is_refused(tmp_path: Path, given: Any, got: str) -> None:
+    told = {"task": "next_token", "max_length": MAX_LENGTH, "vocabulary_size": WORDS}
+    with pytest.raises(ValueError, match=f"module: expected .*, got {got}"):
+        export_module(given, EXAMPLE, destination=tmp_path / "foreign" / "1", **told)
+
+
+class Branching(Foreign):
+    """Decides by a number, which no graph can follow."""
+
+    def pick(self, x: Tensor, rows: Tensor) -> Tensor:
+        return x[rows] if x.sum() > 0 else -x[rows]
+
+
+def test_what_torch_cannot_trace_is_refused_in_a_line(tmp_path: Path) -> None:
+    told = {"task": "next_token", "max_length": MAX_LENGTH, "vocabulary_size": WORDS}
+    with pytest.raises(ModuleError, match=r"module: torch cannot trace it: .+") as caught:
+        export_module(foreign(Branching), EXAMPLE, destination=tmp_path / "foreign" / "1", **told)
+    assert len(str(caught.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -53,7 +53,7 @@ def test_arguments_may_be_named() -> None:
 @pytest.mark.parametrize(
     ("style", "interface", "message"),
     [
-        ("overlooks rows", INTERFACE, r"one row when rows is \[row\], got shape \[6, 5\]"),
+        ("overlooks rows", INTERFACE, r"one row when rows is \[row\], got shape \[5, 5\]"),
         ("takes one sequence", INTERFACE, r"on two of the example it raised AssertionError"),
         ("overlooks rows", POOLED | {"pooling": "last"}, "on the example it raised RuntimeError"),
         ("answers rows", POOLED | {"pooling": "mean"}, "on the example it raised RuntimeError"),

@@ -48,7 +48,7 @@ SPINE.add("attnserve.__version__")
 ARROWS = {
     "attnserve": Arrows(at_import=SPINE | {"numpy"}, when_called={"onnxruntime"}),
     "attnserve.bundle": Arrows(at_import={"attnserve.interface", "attnserve.records"}, when_called=set()),
-    "attnserve.interface": Arrows(at_import=set(), when_called=set()),
+    "attnserve.interface": Arrows(at_import={"attnserve.records"}, when_called=set()),
     "attnserve.text": Arrows(at_import=SPINE | {"numpy"}, when_called={"tokenizers"}),
     "attnserve.records": Arrows(at_import=set(), when_called=set()),
     "attnserve.__main__": Arrows(at_import={"attnserve.cli"}, when_called=set()),

@@ -73,8 +73,6 @@ BODIES = {
     "top_k true": ({"sequences": [[1]], "top_k": True}, "top_k"),
     "top_k 1.0": ({"sequences": [[1]], "top_k": 1.0}, "top_k"),
     "top_k a string": ({"sequences": [[1]], "top_k": "3"}, "top_k"),
-    "top_k null": ({"sequences": [[1]], "top_k": None}, "top_k"),
-    "positions null": ({"sequences": [[1]], "positions": None}, "positions"),
     "positions unknown": ({"sequences": [[1]], "positions": "first"}, "positions"),
     "positions a number": ({"sequences": [[1]], "positions": 0}, "positions"),
     "positions empty": ({"sequences": [[1]], "positions": []}, "positions"),

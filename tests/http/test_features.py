@@ -100,7 +100,7 @@ def test_maps_do_not_depend_on_batch_mates(broad, name):
         np.testing.assert_allclose(together, maps(sequence)[0], atol=TOLERANCE[name], rtol=0)
 
 
-@pytest.mark.parametrize(("name", "largest"), [("halves", 1e9), ("leading", 3e38)])
+@pytest.mark.parametrize(("name", "largest"), [("halves", 1e9)])
 def test_what_overflows_inside_the_model_is_refused_by_name(broad, name, largest):
     sequences = [draw(6)[0], [[largest, -largest, largest]] * 9]
     for route in ("predict", "attention"):
@@ -140,7 +140,7 @@ def test_what_is_no_number_of_json_is_no_json(broad, number):
     assert response.json()["errors"][0]["field"] == "body"
 
 
-@pytest.mark.parametrize("positions", [None, "all", "last", [0]], ids=str)
+@pytest.mark.parametrize("positions", ["all", "last", [0]], ids=str)
 @pytest.mark.parametrize("route", ["predict", "attention"])
 def test_there_are_no_positions_to_ask_for(broad, route, positions):
     for name in NAMES:

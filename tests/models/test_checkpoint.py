@@ -275,6 +275,12 @@ def test_a_config_that_makes_no_sense_is_refused_by_file_and_field(
     assert message in refused
 
 
+def test_a_config_is_named_in_the_current_folder_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "config.json").write_text(json.dumps(to_json(CONFIG) | {"attention": [{"window": True}]}), "utf-8")
+    monkeypatch.chdir(folder)
+    assert refusal(Path(".")) == "config.json: attention[0].window: expected int, got bool True"
+
+
 @pytest.mark.parametrize("name", ["config.json", "card.json"])
 @pytest.mark.parametrize(
     ("content", "message"),

@@ -44,7 +44,7 @@ def make_manifest() -> Callable[..., Manifest]:
             "vocabulary_size": 10,
             "max_length": 100,
             "inputs": (),
-            "outputs": tuple(Tensor(name=name, dtype="float32", shape=("C", "4", "8")) for name in names),
+            "outputs": tuple(Tensor(name=name, dtype="float32", shape=("C", "32")) for name in names),
             "layers": layers,
             "provenance": Provenance(checkpoint_sha256={}, versions={}, created="2026-01-01T00:00:00+00:00"),
             "certificate": Certificate(precision="float32", logits=deviation, maps=deviation),

@@ -185,7 +185,7 @@ def test_what_is_said_is_taken(make_manifest):
 
 
 REFUSED = {
-    "nothing": ({"continue": 0}, "continue", "expected a number of tokens >= 1, got the number 0"),
+    "nothing": ({"continue": 0}, "continue", "expected an integer >= 1, the number of tokens, got the number 0"),
     "negative": ({"continue": -1}, "continue", "got the number -1"),
     "true": ({"continue": True}, "continue", "got true"),
     "false": ({"continue": False}, "continue", "got false"),
@@ -196,10 +196,9 @@ REFUSED = {
     "an object": ({"continue": {}}, "continue", "got an object"),
     "too many": ({"continue": 94}, "continue", "sequences[1] has 7 of at most 100 steps: expected at most 93 more"),
     "2**63": ({"continue": 2**63}, "continue", "expected at most 93 more, got the number 9223372036854775808"),
-    "2**70": ({"continue": 2**70}, "continue", "expected a number of tokens >= 1"),
+    "2**70": ({"continue": 2**70}, "continue", "expected an integer >= 1"),
     "no sequences": ({"sequences": []}, "sequences", "expected at least one"),
     "temperature negative": ({"temperature": -1e-9}, "temperature", "expected a finite number >= 0"),
-    "temperature null": ({"temperature": None}, "temperature", "got null"),
     "temperature true": ({"temperature": True}, "temperature", "got true"),
     "temperature a string": ({"temperature": "1"}, "temperature", "got the string '1'"),
     "seed -1": ({"seed": -1}, "seed", f"expected an integer from 0 to {MAX_SEED - 1}, got the number -1"),
@@ -214,7 +213,7 @@ REFUSED = {
     "attention": ({"attention": {}}, "attention", "expected none together with continue"),
     "a field more": ({"max_tokens": 1}, "max_tokens", "unknown field; expected one of sequences,"),
     "temperature alone": ({"continue": None, "temperature": 1}, "temperature", "only together with continue"),
-    "seed alone": ({"continue": None, "seed": None}, "seed", "only together with continue, got null"),
+    "seed alone": ({"continue": None, "seed": 1}, "seed", "only together with continue, got the number 1"),
 }
 
 

@@ -177,3 +177,8 @@ def test_memory_grows_with_everything_that_is_held(make_manifest):
     assert per_cell >= 4 * 3 * 4
     # Logits of every row may be asked for: of a large vocabulary they outweigh everything else.
     assert estimate_bytes(make_manifest(vocabulary_size=50_000))[0] >= per_row + 4 * 49_990
+    # So do long feature vectors, and a stream wider than its heads.
+    vectors = make_manifest(vocabulary_size=None, num_features=50_000, task="classify_token", num_classes=10)
+    assert estimate_bytes(vectors)[0] >= per_row + 4 * 50_000
+    outputs = (dataclasses.replace(tensor, shape=("C", "4096")) for tensor in make_manifest().outputs)
+    assert estimate_bytes(make_manifest(outputs=tuple(outputs)))[0] >= 100 * per_row

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from attnserve.service.prediction import render_prediction, top_ids
+from attnserve.service.engine import Answer
+from attnserve.service.prediction import check_finite, render_prediction, top_ids
+from attnserve.service.problems import Invalid
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -74,3 +76,14 @@ def test_each_position_by_itself(monkeypatch, block):
         (alone,) = render_prediction(logits[position : position + 1], np.array([position]), 30, no_label)["top"]
         assert alone == together[position]
         assert sum(float(entry["probability"]) for entry in alone) == pytest.approx(1, abs=1e-6)
+
+
+def test_what_overflows_is_named():
+    right = Answer(logits=np.zeros((2, 3), np.float32), captures={"key": np.ones((4, 2), np.float16)})
+    check_finite([right, right])
+    for wrong in (
+        Answer(logits=np.array([[0, np.inf, 0]], np.float32), captures={}),
+        Answer(logits=right.logits, captures={"key": np.array([np.nan], np.float16)}),
+    ):
+        with pytest.raises(Invalid, match=r"sequences\[1\]: expected a sequence to which the model has a finite"):
+            check_finite([right, wrong])

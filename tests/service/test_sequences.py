@@ -43,7 +43,7 @@ def faults_of(sequences, reader) -> list[tuple[str, str]]:
     return [(fault.field, fault.message) for fault in caught.value.faults]
 
 
-NUMBER = "expected a finite float32 number, got "
+NUMBER = "expected a number from -1e12 to 1e12, got "
 PAIR = "expected a list of 2 numbers, got "
 WRONG_FEATURES = {
     "a string": ("12", "[0]", "expected a list of vectors of 2 numbers, got the string '12'"),
@@ -63,7 +63,7 @@ WRONG_FEATURES = {
     "nested": ([[1, [2]]], "[0][0][1]", f"{NUMBER}a list"),
     "1e39": ([[1, 2], [1e39, 2]], "[0][1][0]", f"{NUMBER}the number 1e+39"),
     "-1e39": ([[1, -1e39]], "[0][0][1]", f"{NUMBER}the number -1e+39"),
-    "rounds to infinity": ([[1, 3.4028236e38]], "[0][0][1]", f"{NUMBER}the number 3.4028236e+38"),
+    "beyond the limit": ([[1, 1.0001e12]], "[0][0][1]", f"{NUMBER}the number 1000100000000.0"),
     "10**39": ([[1, 10**39]], "[0][0][1]", f"{NUMBER}the number 100000000000000000000000"),
     "10**400": ([[1, HUGE]], "[0][0][1]", f"{NUMBER}the number 100000000000000000000000"),
     "NaN": ([[1, float("nan")]], "[0][0][1]", f"{NUMBER}the number nan"),
@@ -88,7 +88,7 @@ def test_all_faults_of_a_vector_are_named(vectors):
 
 
 def test_numbers_of_all_kinds_become_float32(vectors):
-    given = [[1, -2.5], [3.4028235e38, 1e-46], [2**63, -0.0], [16_777_217, 0.1]]
+    given = [[1, -2.5], [-1e12, 1e-46], [10**12, -0.0], [16_777_217, 0.1]]
     (read,) = parse_sequences([given], vectors)
     assert read.values.dtype == np.float32
     np.testing.assert_array_equal(read.values, np.array(given, np.float64).astype(np.float32))
@@ -137,11 +137,11 @@ def one_in_all(work):
     return limited
 
 
-@pytest.mark.parametrize("edge", [3.4028235e38, 3.4028235677973362e38, 2**128 - 2**104, 2**128 - 2**103 - 2**75])
+@pytest.mark.parametrize("edge", [1e12, 10**12, 999_999_995_904])
 def test_the_largest_numbers_are_taken_and_those_beyond_are_named(vectors, edge):
     (read,) = parse_sequences([[[edge, -edge]]], vectors)
-    assert read.values.tolist() == [[np.finfo(np.float32).max, np.finfo(np.float32).min]]
-    for beyond in (3.4028235677973367e38, 2**128 - 2**103, 2**128 - 2**103 - 1):
+    assert read.values.tolist() == [[999_999_995_904, -999_999_995_904]]
+    for beyond in (1.0000001e12, 10**12 + 10**6, 1e300):
         assert [field for field, _ in faults_of([[[edge, beyond], [-beyond, -edge]]], vectors)] == [
             "sequences[0][0][1]",
             "sequences[0][1][0]",
@@ -238,7 +238,7 @@ def test_tokens_that_come_with_attention_are_counted(make_manifest):
     assert parse_predict(json.dumps(body).encode(), Reader(make_manifest())).attention is not None
 
 
-WRONG_POSITIONS = [None, "all", "last", [0], 0]
+WRONG_POSITIONS = ["all", "last", [0], 0]
 
 
 @pytest.mark.parametrize("positions", WRONG_POSITIONS, ids=str)
