@@ -59,7 +59,7 @@ def test_binary():
 
 @pytest.mark.parametrize("is_binary", [True, False])
 def test_texts(is_binary):
-    texts = ["", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "\x00\n", "x" * 1000]
+    texts = ["", "\N{LATIN SMALL LETTER E WITH ACUTE}t\N{LATIN SMALL LETTER E WITH ACUTE}", "\x00\n", "x" * 1000]
     tensor = make_tensor(name="text", datatype="BYTES", shape=[4], data=texts)
     binary = pack_texts(*(text.encode() for text in texts))
     if is_binary:
