@@ -9,22 +9,21 @@ from torch import Tensor, nn
 
 from attnserve.bundle import OP_DOMAIN, OP_VERSION
 from attnserve.models.attention.layer import Attention
+from attnserve.models.attention.recording import attention_layers, replaced_attend
 
 
 @contextmanager
 def lowered(model: nn.Module) -> Iterator[None]:
     """Swap the functions of every `Attention` in `model` for symbolic ops, and put them back afterwards."""
-    layers = [module for module in model.modules() if isinstance(module, Attention)]
-    originals = [(layer, layer.attend, layer.measure) for layer in layers]
+    measures = [(layer, layer.measure) for layer in attention_layers(model) if layer.measure is not None]
     try:
-        for layer in layers:
-            layer.attend = _Attend(layer)
-            if layer.measure is not None:
-                layer.measure = _Measure(layer)
-        yield
+        for layer, _ in measures:
+            layer.measure = _Measure(layer)
+        with replaced_attend(model, lambda _, layer: _Attend(layer)):
+            yield
     finally:
-        for layer, attend, measure in originals:
-            layer.attend, layer.measure = attend, measure
+        for layer, measure in measures:
+            layer.measure = measure
 
 
 class _Attend:

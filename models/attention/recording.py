@@ -14,10 +14,27 @@ from torch import Tensor, nn
 from attnserve.models.attention.layer import Attention
 from attnserve.models.attention.packed import allowed_keys, attention_scores, gather_steps
 
+Attend = Callable[..., Tensor]
+"""(query, key, value, slots) -> [T, H, V]"""
+
 
 def attention_layers(model: nn.Module) -> list[Attention]:
     """The `Attention` modules of `model`, in the order they were registered."""
     return [module for module in model.modules() if isinstance(module, Attention)]
+
+
+@contextmanager
+def replaced_attend(model: nn.Module, replace: Callable[[int, Attention], Attend]) -> Iterator[None]:
+    """Put `replace(index, layer)` in the place of every layer's `attend`, and the originals back afterwards."""
+    layers = attention_layers(model)
+    originals = [layer.attend for layer in layers]
+    try:
+        for index, layer in enumerate(layers):
+            layer.attend = replace(index, layer)
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.attend = original
 
 
 @contextmanager
@@ -27,29 +44,18 @@ def recorded_weights(model: nn.Module) -> Iterator[list[Tensor]]:
     Query and key arrive at `attend` with metric and rotation folded in.
     """
     collected: list[Tensor] = []
-    layers = attention_layers(model)
-    originals = [layer.attend for layer in layers]
-    try:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.attend = partial(_record, collected, layer, original)
+    with replaced_attend(model, lambda _, layer: partial(_record, collected, layer, layer.attend)):
         yield collected
-    finally:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.attend = original
 
 
 @contextmanager
 def scaled_heads(model: nn.Module, head_scale: Float[Tensor, "L H"]) -> Iterator[None]:
     """Multiply every head's output by its number in `head_scale`; 0 takes the head away (ablation)."""
-    layers = attention_layers(model)
-    originals = [layer.attend for layer in layers]
-    try:
-        for layer, original, factors in zip(layers, originals, head_scale, strict=True):
-            layer.attend = partial(_scale, factors, original)
+    num_layers = len(attention_layers(model))
+    if len(head_scale) != num_layers:
+        raise ValueError(f"head_scale: expected {num_layers} rows, one per layer, got {len(head_scale)}")
+    with replaced_attend(model, lambda index, layer: partial(_scale, head_scale[index], layer.attend)):
         yield
-    finally:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.attend = original
 
 
 @contextmanager
@@ -68,7 +74,7 @@ def recorded_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _scale(factors: Float[Tensor, " H"], original: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+def _scale(factors: Float[Tensor, " H"], original: Attend, *arguments: Tensor) -> Tensor:
     attended = original(*arguments)
     return attended * factors.to(attended.dtype)[:, None]
 
@@ -76,7 +82,7 @@ def _scale(factors: Float[Tensor, " H"], original: Callable[..., Tensor], *argum
 def _record(
     collected: list[Tensor],
     layer: Attention,
-    original: Callable[..., Tensor],
+    original: Attend,
     query: Float[Tensor, "T H E"],
     key: Float[Tensor, "T K E"],
     value: Float[Tensor, "T K V"],
