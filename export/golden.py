@@ -1,8 +1,7 @@
 """Recording golden: PyTorch's float64 answer to seeded sequences, and how far its own precision is from it."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from attnserve.interface import Interface
 from attnserve.models.attention.recording import recorded_weights
 from attnserve.models.checkpoint import CheckpointError
 from attnserve.models.prediction import predict_packed
+from attnserve.models.threads import num_threads
 from attnserve.packing import add_leading_row
 
 Sequences = Sequence[NDArray[Any]]
@@ -48,18 +48,8 @@ class Answer:
     """[n, layers, heads, n] per sequence."""
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Run torch on one thread: golden's few short sequences gain nothing from more, and wait for busy cores."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
-
-
-@single_threaded()
+# Golden's few short sequences gain nothing from threads, and wait for busy cores.
+@num_threads(1)
 def record_golden(
     oracle: nn.Module, subject: Subject, *, example: NDArray[Any] | None = None, seed: int = 0
 ) -> tuple[Golden, Certificate]:
@@ -84,17 +74,18 @@ def record_golden(
     # Alone, all together, and backwards with the shortest twice, so that neighbours and places differ.
     batches = [[index] for index in everyone] + [everyone, [*reversed(everyone), 0]]
     truth = [answer(oracle, interface, [sequence]) for sequence in sequences]
-    check_alone(oracle, interface, sequences, [one.logits[0] for one in truth])
+    true_logits = [one.logits[0] for one in truth]
+    check_alone(oracle, interface, sequences, true_logits)
     if all(layer.is_causal for layer in subject.layers) and interface.task != "classify_sequence":
-        check_causal(oracle, interface, sequences, [one.logits[0] for one in truth])
+        check_causal(oracle, interface, sequences, true_logits)
     lengths = [len(sequence) for sequence in sequences]
     offsets = np.cumsum([0, *lengths])
     if interface.task == "classify_sequence":
         logit_rows = np.array([offsets[index] + interface.answer_step(length) for index, length in enumerate(lengths)])
-        logits = torch.cat([one.logits[0] for one in truth]).numpy()
+        logits = torch.cat(true_logits).numpy()
     else:
         logit_rows = _spread(int(offsets[-1]), MAX_LOGITS // interface.num_outputs)
-        logits = torch.cat([one.logits[0] for one in truth]).numpy()[logit_rows]
+        logits = torch.cat(true_logits).numpy()[logit_rows]
     # Chosen before they are padded to the longest sequence: whole maps of all would not fit.
     map_steps = [_spread(length, ROWS_PER_MAP) for length in lengths]
     golden = Golden(
@@ -159,13 +150,8 @@ def check_alone(module: nn.Module, interface: Interface, sequences: Sequences, t
     Raises:
         ModuleError: an answer differs by more than float64 rounds.
     """
-    with torch.no_grad():
-        together = predict_packed(module, interface, sequences)
-    if not all(bool(one.isfinite().all()) for one in truth):
-        return  # Whoever certifies says so.
-    largest = max(float(one.abs().max()) for one in truth)
-    mixing = max(_difference(mine, alone) for mine, alone in zip(together, truth, strict=True))
-    if not mixing <= MAX_MIXING * max(largest, 1.0):
+    mixing = _difference_beyond_rounding(module, interface, sequences, truth)
+    if mixing is not None:
         raise ModuleError(
             f"module: the answer to a sequence depends on the others in its batch: logits differ by {mixing:.1e}; "
             "expected every row but attention's to be computed by itself"
@@ -184,18 +170,28 @@ def check_causal(module: nn.Module, interface: Interface, sequences: Sequences, 
     Raises:
         ModuleError: an answer differs by more than float64 rounds.
     """
-    starts = [sequence[: (len(sequence) + 1) // 2] for sequence in sequences]
-    with torch.no_grad():
-        alone = predict_packed(module, interface, starts)
-    if not all(bool(one.isfinite().all()) for one in truth):
-        return
-    largest = max(float(one.abs().max()) for one in truth)
-    seen = max(_difference(one, whole[: len(one)]) for one, whole in zip(alone, truth, strict=True))
-    if not seen <= MAX_MIXING * max(largest, 1.0):
+    lengths = [(len(sequence) + 1) // 2 for sequence in sequences]
+    starts = [sequence[:length] for sequence, length in zip(sequences, lengths, strict=True)]
+    truth_of_starts = [whole[:length] for whole, length in zip(truth, lengths, strict=True)]
+    seen = _difference_beyond_rounding(module, interface, starts, truth_of_starts)
+    if seen is not None:
         raise ModuleError(
             f"module: its attention is causal, but answers depend on later steps: logits differ by {seen:.1e}; "
             "expected every row but attention's to be computed by itself"
         )
+
+
+def _difference_beyond_rounding(
+    module: nn.Module, interface: Interface, sequences: Sequences, truth: Sequence[Tensor]
+) -> float | None:
+    """Largest difference of one batch from `truth`, if it is more than float64 rounds."""
+    with torch.no_grad():
+        found = predict_packed(module, interface, sequences)
+    if not all(bool(one.isfinite().all()) for one in truth):
+        return None  # Whoever certifies says so.
+    largest = max(float(one.abs().max()) for one in truth)
+    difference = max(_difference(one, other) for one, other in zip(found, truth, strict=True))
+    return None if difference <= MAX_MIXING * max(largest, 1.0) else difference
 
 
 def _certify(subject: Subject, sequences: Sequences, batches: list[list[int]], truth: list[Answer]) -> Certificate:

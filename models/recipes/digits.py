@@ -15,22 +15,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from attnserve.interface import POOLINGS, Interface
-from attnserve.models.checkpoint import save_checkpoint
 from attnserve.models.config import TransformerConfig
 from attnserve.models.recipes.conditioning import conditioning_over
 from attnserve.models.recipes.options import (
     add_model_options,
     add_optimizer_options,
     add_run_options,
-    attention_of,
     check_counts,
     check_folder,
     command_of,
-    num_threads,
+    save_run,
     settings_of,
+    shape_of,
     versions,
 )
 from attnserve.models.recipes.training import Batch, TrainingSettings, train
+from attnserve.models.threads import num_threads
 from attnserve.models.transformer import Transformer
 from attnserve.packing import add_leading_row, pack
 
@@ -96,10 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         train(model, data, settings, progress=not arguments.quiet)
         card = describe_run(arguments, settings) | score(model, train_digits, test_digits)
     print(f"test accuracy: {card['test_accuracy']:.6f} of {card['num_test_images']} images")
-    rounding = card["conditioning"]
-    print(f"float32 against float64: logits {rounding['logits']:.1e} of the largest, weights {rounding['weights']:.1e}")
-    save_checkpoint(model, arguments.out, card)
-    print(f"saved {arguments.out}")
+    save_run(model, arguments.out, card)
     return 0
 
 
@@ -157,17 +154,10 @@ def config_of(arguments: argparse.Namespace) -> TransformerConfig:
     return TransformerConfig(
         num_features=NUM_FEATURES,
         max_length=NUM_PATCHES,
-        width=arguments.width,
-        num_heads=arguments.heads,
-        attention=attention_of(arguments, causal=False),
+        **shape_of(arguments, causal=False),
         task="classify_sequence",
         num_classes=NUM_CLASSES,
         pooling=arguments.pooling,
-        causal=False,
-        positions=arguments.positions,
-        rotary_base=arguments.rotary_base,
-        mlp_ratio=arguments.mlp_ratio,
-        bias=arguments.bias,
         labels=tuple(str(number) for number in range(NUM_CLASSES)),
     )
 

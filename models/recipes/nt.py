@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnserve.models.checkpoint import save_checkpoint
 from attnserve.models.config import TransformerConfig
 from attnserve.models.recipes.accuracy import free_running_accuracy, greedy, teacher_forced_accuracy
 from attnserve.models.recipes.conditioning import measure_conditioning, observe
@@ -19,16 +18,17 @@ from attnserve.models.recipes.options import (
     add_model_options,
     add_optimizer_options,
     add_run_options,
-    attention_of,
     check_counts,
     check_folder,
     command_of,
-    num_threads,
+    save_run,
     settings_of,
+    shape_of,
     versions,
 )
 from attnserve.models.recipes.recurrence import NT, Lengths, batches
 from attnserve.models.recipes.training import TrainingSettings, train
+from attnserve.models.threads import num_threads
 from attnserve.models.transformer import Transformer
 
 SUMMARY = "x(t) = x(t-1) + x(t-delay) mod symbols, one next token at a time"
@@ -85,10 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     for field in ("teacher_forced_accuracy", "free_running_accuracy", "free_running_sequences_exact"):
         print(f"{field.replace('_', ' ')}: {card[field]:.6f}")
     print(f"free running: {card['free_running_protocol']}")
-    rounding = card["conditioning"]
-    print(f"float32 against float64: logits {rounding['logits']:.1e} of the largest, weights {rounding['weights']:.1e}")
-    save_checkpoint(model, arguments.out, card)
-    print(f"saved {arguments.out}")
+    save_run(model, arguments.out, card)
     return 0
 
 
@@ -117,13 +114,7 @@ def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> Tran
     return TransformerConfig(
         vocabulary_size=task.symbols,
         max_length=max_length,
-        width=arguments.width,
-        num_heads=arguments.heads,
-        attention=attention_of(arguments, causal=True),
-        positions=arguments.positions,
-        rotary_base=arguments.rotary_base,
-        mlp_ratio=arguments.mlp_ratio,
-        bias=arguments.bias,
+        **shape_of(arguments, causal=True),
         labels=task.labels,
     )
 

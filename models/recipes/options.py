@@ -7,21 +7,22 @@ import argparse
 import platform
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 import attnserve
 from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.elliptical import SCALINGS, SCOPES
 from attnserve.models.attention.layer import AttentionConfig
-from attnserve.models.checkpoint import CONFIG_FILE
+from attnserve.models.checkpoint import CONFIG_FILE, save_checkpoint
 from attnserve.models.config import POSITIONS, layers_of
 from attnserve.models.recipes.training import OPTIMIZERS, TrainingSettings
+from attnserve.models.transformer import Transformer
 
 DEFAULT_RATES = {"sgd": 0.3, "adamw": 0.003}
 
@@ -85,6 +86,24 @@ def attention_of(arguments: argparse.Namespace, *, causal: bool) -> tuple[Attent
         scope = arguments.scope or ("prefix" if causal else "sequence")
         own |= {"scope": scope, "scaling": arguments.scaling or "max"}
     return layers_of(arguments.variant, layers, **every, **own)
+
+
+def shape_of(arguments: argparse.Namespace, *, causal: bool) -> dict[str, Any]:
+    """The fields of `TransformerConfig` that the model options name.
+
+    Raises:
+        ValueError: names the option.
+    """
+    return {
+        "width": arguments.width,
+        "num_heads": arguments.heads,
+        "attention": attention_of(arguments, causal=causal),
+        "causal": causal,
+        "positions": arguments.positions,
+        "rotary_base": arguments.rotary_base,
+        "mlp_ratio": arguments.mlp_ratio,
+        "bias": arguments.bias,
+    }
 
 
 def add_optimizer_options(training: argparse._ArgumentGroup) -> None:
@@ -151,17 +170,6 @@ def check_folder(out: str) -> None:
         raise ValueError(f"out: {folder} cannot be written: {error}") from None
 
 
-@contextmanager
-def num_threads(threads: int) -> Iterator[None]:
-    """PyTorch with this many threads, and with as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def command_of(
     recipe: str,
     add_arguments: Callable[[argparse.ArgumentParser], None],
@@ -180,6 +188,14 @@ def command_of(
             values = value if isinstance(value, list) else [] if value is True else [value]
             words += ["--" + option.replace("_", "-"), *map(str, values)]
     return shlex.join([*words, "--out", arguments.out])
+
+
+def save_run(model: Transformer, out: str, card: dict[str, Any], tokenizer: Tokenizer | None = None) -> None:
+    """Say what rounding does to the model, and save it with its card."""
+    rounding = card["conditioning"]
+    print(f"float32 against float64: logits {rounding['logits']:.1e} of the largest, weights {rounding['weights']:.1e}")
+    save_checkpoint(model, out, card, tokenizer)
+    print(f"saved {out}")
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,6 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from attnserve.models.checkpoint import save_checkpoint
 from attnserve.models.config import TransformerConfig
 from attnserve.models.recipes.conditioning import measure_conditioning
 from attnserve.models.recipes.corpus import HELD_OUT_EVERY, Corpus, read_files, read_packages
@@ -31,15 +30,16 @@ from attnserve.models.recipes.options import (
     add_model_options,
     add_optimizer_options,
     add_run_options,
-    attention_of,
     check_counts,
     check_folder,
     command_of,
-    num_threads,
+    save_run,
     settings_of,
+    shape_of,
     versions,
 )
 from attnserve.models.recipes.training import TrainingSettings, train
+from attnserve.models.threads import num_threads
 from attnserve.models.transformer import Transformer
 
 SUMMARY = "a language model of documentation English, which reads text"
@@ -102,34 +102,25 @@ def run(arguments: argparse.Namespace) -> int:
         card = describe_run(arguments, corpus, settings) | score(model, tokenizer, corpus, training, arguments)
     print(f"held out: {card['bits_per_byte']:.3f} bits per byte; unigram: {card['unigram_bits_per_byte']:.3f}")
     print(f"{card['sample']['prompt']}|{card['sample']['continuation']}")
-    rounding = card["conditioning"]
-    print(f"float32 against float64: logits {rounding['logits']:.1e} of the largest, weights {rounding['weights']:.1e}")
-    save_checkpoint(model, arguments.out, card, tokenizer)
-    print(f"saved {arguments.out}")
+    save_run(model, arguments.out, card, tokenizer)
     return 0
 
 
 def config_of(arguments: argparse.Namespace, tokenizer: Tokenizer) -> TransformerConfig:
     """The model to train, from the options."""
-    attention = attention_of(arguments, causal=True)
+    shape = shape_of(arguments, causal=True)
     if arguments.windows is not None:
         # A long row is hard to concentrate without an exponential, so lower layers may see less than higher ones.
-        if len(arguments.windows) != len(attention):
-            raise ValueError(f"windows: expected {len(attention)}, one per layer, got {len(arguments.windows)}")
-        attention = tuple(
-            dataclasses.replace(layer, window=window)
-            for layer, window in zip(attention, arguments.windows, strict=True)
+        layers = shape["attention"]
+        if len(arguments.windows) != len(layers):
+            raise ValueError(f"windows: expected {len(layers)}, one per layer, got {len(arguments.windows)}")
+        shape["attention"] = tuple(
+            dataclasses.replace(layer, window=window) for layer, window in zip(layers, arguments.windows, strict=True)
         )
     return TransformerConfig(
         vocabulary_size=tokenizer.get_vocab_size(),
         max_length=arguments.max_length,
-        width=arguments.width,
-        num_heads=arguments.heads,
-        attention=attention,
-        positions=arguments.positions,
-        rotary_base=arguments.rotary_base,
-        mlp_ratio=arguments.mlp_ratio,
-        bias=arguments.bias,
+        **shape,
         tied_embeddings=True,
     )
 
