@@ -27,6 +27,7 @@ from attnserve.bundle import (
     verify_files,
     weights_file,
 )
+from attnserve.interface import Interface
 from attnserve.packing import Packed
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -101,15 +102,7 @@ class Runtime:
         head_scale: NDArray[np.float32] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """The graph's inputs for one batch; see `run`."""
-        feeds = {
-            TOKENS if self.manifest.num_features is None else FEATURES: packed.inputs,
-            POSITIONS: packed.positions,
-            SLOTS: packed.slots,
-            CAPTURE: capture,
-        }
-        if self.manifest.has_rows:
-            feeds[ROWS] = rows
-        return feeds if head_scale is None else {**feeds, HEAD_SCALE: head_scale}
+        return feeds_of(self.manifest, packed, rows, capture, head_scale)
 
     def run(
         self,
@@ -179,6 +172,25 @@ class Runtime:
             yield WeightRows(
                 steps=steps[part], first_key=first[part], last_key=last[part], scores=scores, weights=weights
             )
+
+
+def feeds_of(
+    interface: Interface,
+    packed: Packed,
+    rows: NDArray[np.int64],
+    capture: NDArray[np.int64] = NO_ROWS,
+    head_scale: NDArray[np.float32] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """The inputs of a bundle's graph for one batch; `Runtime.run` explains them."""
+    feeds = {
+        TOKENS if interface.num_features is None else FEATURES: packed.inputs,
+        POSITIONS: packed.positions,
+        SLOTS: packed.slots,
+        CAPTURE: capture,
+    }
+    if interface.has_rows:
+        feeds[ROWS] = rows
+    return feeds if head_scale is None else {**feeds, HEAD_SCALE: head_scale}
 
 
 def _open_model(

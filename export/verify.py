@@ -11,23 +11,11 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from attnserve.bundle import (
-    CAPTURE,
-    FEATURES,
-    HEAD_SCALE,
-    LOGITS,
-    MODEL_FILE,
-    POSITIONS,
-    ROWS,
-    SLOTS,
-    TOKENS,
-    BundleError,
-    Manifest,
-)
+from attnserve.bundle import HEAD_SCALE, LOGITS, MODEL_FILE, BundleError, Manifest
 from attnserve.golden import Golden, largest_difference
 from attnserve.interface import Interface
 from attnserve.packing import pack
-from attnserve.runtime import NO_DEVICE
+from attnserve.runtime import NO_DEVICE, feeds_of
 
 # The evaluator is plain numpy and slow: a few short sequences in one batch are enough to read the graph a second way.
 REFERENCE_MAX_ROWS = 40
@@ -109,15 +97,8 @@ def _reference_difference(folder: Path, golden: Golden, interface: Interface) ->
     rows = np.flatnonzero(np.isin(origin, golden.logit_rows))
     model = onnx.load(folder / MODEL_FILE)
     (head_scale,) = (entry for entry in model.graph.initializer if entry.name == HEAD_SCALE)
-    feeds = {
-        TOKENS if interface.num_features is None else FEATURES: packed.inputs,
-        POSITIONS: packed.positions,
-        SLOTS: packed.slots,
-        CAPTURE: np.empty(0, np.int64),
-        HEAD_SCALE: onnx.numpy_helper.to_array(head_scale),
-    }
-    if interface.has_rows:
-        feeds[ROWS] = rows
+    # The evaluator does not take an input's default from its initialiser.
+    feeds = feeds_of(interface, packed, rows, head_scale=onnx.numpy_helper.to_array(head_scale))
     # Plain numpy: it warns of infinities that a select drops right afterwards.
     with np.errstate(all="ignore"):
         outputs: Any = ReferenceEvaluator(model).run([LOGITS], feeds)
