@@ -10,12 +10,11 @@ import time
 import uuid
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attnserve.service.metrics import Metrics
+from attnserve.service.stages import Stages
 
-HEADER = "X-Request-Id"
 UNMATCHED = "unmatched"
 # Asked every few seconds by somebody; that all is well is no news.
 PROBES = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
@@ -41,21 +40,25 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begin = time.perf_counter()
+        begin = time.monotonic()
         request_id = _choose_id(scope)
+        stages: Stages = scope.setdefault("stages", Stages())
         status = 500
 
         async def note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request_id
+                headers = [(b"x-request-id", request_id.encode())]
+                if stages.all:
+                    headers.append((b"server-timing", stages.describe().encode()))
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         try:
             await self.app(scope, receive, note)
         finally:
-            seconds = time.perf_counter() - begin
+            seconds = time.monotonic() - begin
             # Set by the router on its way.
             route = getattr(scope.get("route"), "path", UNMATCHED)
             model = scope.get("path_params", {}).get("model", "")

@@ -1,84 +1,50 @@
-"""`Batcher`: one queue and one worker thread per engine. No polling, no sleeps.
+"""`Batcher`: one queue, and one worker thread per engine. No polling, no sleeps.
 
-A free engine takes what is waiting now; requests take turns. The worker cannot end without failing every waiting
+A free engine takes what is waiting now; requests take turns. The workers cannot end without failing every waiting
 future.
 """
 
 import asyncio
-import itertools
 import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 
 from attnserve.service.cost import Cost, Shape, take_batch
 from attnserve.service.engine import Answer, Job
 from attnserve.service.observer import NOBODY, Observer
-from attnserve.service.problems import InternalError, Overloaded, TooLarge, Unavailable
+from attnserve.service.problems import InternalError, Overloaded, Problem, TooLarge, Unavailable
+from attnserve.service.queue import Queue, Ticket, Waiting
+from attnserve.service.stages import Stages
 
 log = logging.getLogger(__name__)
 
 Run = Callable[[Sequence[Job]], list[Answer]]
 
-
-class _Request:
-    """The jobs of one HTTP request: a single future that is done when all of them are."""
-
-    def __init__(self, num_jobs: int) -> None:
-        self.future: Future[list[Answer]] = Future()
-        self.answers: list[Answer | None] = [None] * num_jobs
-        self.num_missing = num_jobs
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nobody waits any more: failed, or the client left."""
-        return self.future.done()
-
-    def deliver(self, place: int, answer: Answer) -> None:
-        self.answers[place] = answer
-        self.num_missing -= 1
-        if not self.num_missing:
-            self._finish(lambda: self.future.set_result([answer for answer in self.answers if answer is not None]))
-
-    def fail(self, error: BaseException) -> None:
-        self._finish(lambda: self.future.set_exception(error))
-
-    def _finish(self, settle: Callable[[], None]) -> None:
-        # The client may leave between the check and the call; then there is nobody to tell.
-        if not self.is_over and self.future.set_running_or_notify_cancel():
-            settle()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Waiting:
-    """One sequence in the queue."""
-
-    job: Job
-    request: _Request
-    place: int
-    turn: int
-    """When it is due: sequences of several requests take turns."""
-    since: float
-    """When it was queued, by the batcher's clock."""
+# What a batch really took counts this much for what the next is expected to take, and a single one that was far off,
+# as when the machine was suspended, counts as this many times what was expected.
+NEWEST, FARTHEST = 0.1, 4.0
+MAX_RETRY_SECONDS = 60
+STOPPED = "the model has stopped"
 
 
 class Batcher:
     """Queue in front of an engine.
 
     Args:
-        run: answers a batch; called from the worker thread only.
+        run: answers a batch; called from the worker threads only.
         cost: what a batch costs.
         max_batch_bytes: estimated memory one batch may need.
         max_queue: sequences that may wait.
         max_batch_ms: estimated time one batch of several sequences may take.
         max_wait_ms: how long a free engine waits for company.
-        name: of the worker thread.
+        num_workers: threads that run batches, each its own.
+        name: of the worker threads.
         observer: told how long sequences waited, and of batches that failed.
-        clock: seconds.
+        is_sound: asked after a sequence has failed alone whether others can still be answered.
+        on_lost: told when they cannot; no work is taken any more.
+        clock: seconds; that of deadlines.
     """
 
     def __init__(
@@ -90,8 +56,11 @@ class Batcher:
         max_queue: int,
         max_batch_ms: float = math.inf,
         max_wait_ms: float = 0.0,
+        num_workers: int = 1,
         name: str = "engine",
         observer: Observer = NOBODY,
+        is_sound: Callable[[], bool] = lambda: True,
+        on_lost: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -101,33 +70,74 @@ class Batcher:
         self._max_batch_ms = max_batch_ms
         self._max_wait_ms = max_wait_ms
         self._observer = observer
+        self._is_sound = is_sound
+        self._on_lost = on_lost
         self._clock = clock
-        self._waiting: deque[_Waiting] = deque()
+        self._queue = Queue()
         self._changed = threading.Condition()
+        # Choosing who runs next takes a look at the whole queue, one worker after the other.
+        self._choosing = threading.Lock()
         self._closed = False
-        self._running: list[_Waiting] = []
-        self._turn = 0
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        self._lost = False
+        self._pace = 1.0
+        """Seconds a second of estimated work has taken of late; less than 1 where batches save time."""
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def is_open(self) -> bool:
-        """Whether work is taken: not closed, and the worker is alive."""
+        """Whether work is taken: not closed, and the workers are alive."""
         return not self._closed
 
     @property
     def num_waiting(self) -> int:
         """Sequences in the queue."""
-        return len(self._waiting)
+        return len(self._queue)
 
-    async def submit(self, jobs: Sequence[Job]) -> list[Answer]:
+    async def submit(
+        self, jobs: Sequence[Job], *, due: float | None = None, stages: Stages | None = None
+    ) -> list[Answer]:
         """Queue the jobs of one request and wait for all answers, in their order.
+
+        Args:
+            jobs: at least one.
+            due: when nobody waits any more, by the clock.
+            stages: told how long they waited and ran.
 
         Raises:
             TooLarge: a sequence needs more memory than a batch may, or there are more than the queue holds.
-            Overloaded: the queue has no room for all of them; none is queued.
+            Overloaded: the queue has no room for all of them, or they would wait until after they are due; none is
+                queued.
             Unavailable: closed.
         """
+        self._check_size(jobs)
+        seconds = [self._cost.seconds(Shape().add(len(job.sequence))) for job in jobs]
+        now = self._clock()
+        ticket = Ticket(len(jobs), now, stages)
+        with self._changed:
+            if self._closed:
+                raise Unavailable(STOPPED)
+            self._check_room(len(jobs), math.inf if due is None else due - now)
+            self._queue.put(ticket, jobs, seconds, now)
+            self._changed.notify()
+        return await asyncio.wrap_future(ticket.future)
+
+    def stop(self) -> None:
+        """Stop taking work; the workers finish what is queued and end by themselves."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop, and wait for the end."""
+        self.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def _check_size(self, jobs: Sequence[Job]) -> None:
         lengths = [len(job.sequence) for job in jobs]
         longest = max(lengths)
         if self._cost.bytes(Shape().add(longest)) > self._max_batch_bytes:
@@ -139,95 +149,116 @@ class Batcher:
             )
         if len(jobs) > self._max_queue:
             raise TooLarge.about("sequences", f"expected at most {self._max_queue} in one request, got {len(jobs)}")
-        request = _Request(len(jobs))
-        with self._changed:
-            if self._closed:
-                raise Unavailable("the model has stopped")
-            if len(self._waiting) + len(jobs) > self._max_queue:
-                raise Overloaded(
-                    f"{len(self._waiting)} sequences are waiting and at most {self._max_queue} may; "
-                    f"{len(jobs)} more were sent"
-                )
-            # A request's n-th sequence is due n turns after the one being served: thousands in one request do not hold
-            # up those of others, and since turns only rise nobody waits for ever.
-            now = self._clock()
-            self._waiting.extend(
-                _Waiting(job=job, request=request, place=place, turn=self._turn + place, since=now)
-                for place, job in enumerate(jobs)
-            )
-            self._changed.notify()
-        return await asyncio.wrap_future(request.future)
 
-    def close(self) -> None:
-        """Stop taking work, finish what is queued and end the worker."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+    def _check_room(self, num_jobs: int, seconds_left: float) -> None:
+        num_waiting = len(self._queue)
+        wait = self._queue.seconds_before(num_jobs) * self._pace / len(self._threads)
+        excess = num_waiting + num_jobs - self._max_queue
+        if excess > 0:
+            raise _overloaded(
+                f"{num_waiting} sequences are waiting and at most {self._max_queue} may; {num_jobs} more were sent",
+                wait * excess / max(num_waiting, 1),
+            )
+        # Whoever is let in to be told later that it took too long has cost others their turn.
+        if wait > seconds_left:
+            raise _overloaded(
+                f"{num_waiting} sequences are waiting, about {1000 * wait:.0f} ms of work; "
+                f"the timeout leaves {1000 * seconds_left:.0f}",
+                wait - seconds_left,
+            )
 
     def _serve(self) -> None:
+        running: list[Waiting] = []
         try:
-            while batch := self._next_batch():
-                now = self._clock()
-                for waiting in batch:
-                    self._observer.waited(now - waiting.since)
-                self._answer(batch)
-                self._running = []
+            while running := self._next_batch():
+                self._answer(running)
         finally:
             # Reached by `close`, or by an error that should not exist; either way nobody is left waiting.
-            with self._changed:
-                self._closed = True
-                left, self._waiting = [*self._running, *self._waiting], deque()
-            for waiting in left:
-                waiting.request.fail(Unavailable("the model has stopped"))
+            self._fail_all(Unavailable(STOPPED), running)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _fail_all(self, problem: Problem, running: Sequence[Waiting] = ()) -> None:
+        with self._changed:
+            self._closed = True
+            left = [*running, *self._queue.clear()]
+            self._changed.notify_all()
+        for waiting in left:
+            waiting.ticket.fail(problem)
+
+    def _next_batch(self) -> list[Waiting]:
         """Wait for work and take what should run together; nothing when closed and empty."""
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    if self._closed:
-                        return []
-                    self._changed.wait()
-                if self._max_wait_ms and not self._closed:
-                    self._changed.wait_for(lambda: self._closed, self._max_wait_ms / 1000)
-                queue = list(self._waiting)
-            # Choosing from a long queue takes milliseconds, for which `submit`, on the event loop, must not wait.
-            # Meanwhile others may only join at the end.
-            present = [waiting for waiting in queue if not waiting.request.is_over]
-            present.sort(key=lambda waiting: waiting.turn)
-            places = take_batch(
-                (len(waiting.job.sequence) for waiting in present),
-                self._cost,
-                max_bytes=self._max_batch_bytes,
-                max_seconds=self._max_batch_ms / 1000,
-            )
-            chosen = set(places)
-            left = [waiting for place, waiting in enumerate(present) if place not in chosen]
-            with self._changed:
-                self._waiting = deque([*left, *itertools.islice(self._waiting, len(queue), None)])
-                self._running = [present[place] for place in places]
-                self._turn = max([self._turn, *(waiting.turn for waiting in self._running[:1])])
-            if self._running:
-                return self._running
+        with self._choosing:
+            while True:
+                with self._changed:
+                    while not len(self._queue):
+                        if self._closed:
+                            return []
+                        self._changed.wait()
+                    if self._max_wait_ms and not self._closed:
+                        self._changed.wait_for(lambda: self._closed, self._max_wait_ms / 1000)
+                    snapshot = self._queue.snapshot()
+                # Choosing from a long queue takes milliseconds, for which `submit`, on the event loop, must not wait.
+                # Meanwhile others may only join at the end.
+                present = [waiting for waiting in snapshot if not waiting.ticket.is_over]
+                present.sort(key=lambda waiting: waiting.turn)
+                places = take_batch(
+                    (len(waiting.job.sequence) for waiting in present),
+                    self._cost,
+                    max_bytes=self._max_batch_bytes,
+                    max_seconds=self._max_batch_ms / 1000,
+                )
+                chosen = set(places)
+                left = [waiting for place, waiting in enumerate(present) if place not in chosen]
+                batch = [present[place] for place in places]
+                with self._changed:
+                    self._queue.remove(snapshot, left, batch[0] if batch else None)
+                if batch:
+                    return batch
 
-    def _answer(self, batch: list[_Waiting]) -> None:
+    def _answer(self, batch: list[Waiting]) -> None:
+        begin = self._clock()
+        for waiting in batch:
+            waiting.ticket.begin(begin)
+            self._observer.waited(begin - waiting.since)
         try:
             answers = self._run([waiting.job for waiting in batch])
             if len(answers) != len(batch):
                 raise RuntimeError(f"expected {len(batch)} answers, got {len(answers)}")
         # BaseException: errors of Rust libraries are no `Exception`, and one batch must never end the worker.
         except BaseException as error:
-            self._observer.failed()
-            if len(batch) > 1:
-                log.warning("a batch of %d failed and is retried one by one: %s", len(batch), type(error).__name__)
-                for waiting in batch:
-                    # Of a request that has failed already, the other sequences are not worth running.
-                    if not waiting.request.is_over:
-                        self._answer([waiting])
-                return
-            log.exception("a sequence of %d steps failed", len(batch[0].job.sequence))
-            batch[0].request.fail(InternalError("the model failed on this input; the service's log has details"))
+            self._retry(batch, error)
             return
+        now = self._clock()
+        self._learn(now - begin, sum(waiting.seconds for waiting in batch))
         for waiting, answer in zip(batch, answers, strict=True):
-            waiting.request.deliver(waiting.place, answer)
+            waiting.ticket.deliver(waiting.place, answer, now)
+
+    def _retry(self, batch: list[Waiting], error: BaseException) -> None:
+        """Run the sequences of a batch that failed one by one, so that only the culprit fails."""
+        self._observer.failed()
+        if len(batch) > 1:
+            log.warning("a batch of %d failed and is retried one by one: %s", len(batch), type(error).__name__)
+            for waiting in batch:
+                # Of a request that has failed already, the other sequences are not worth running.
+                if not waiting.ticket.is_over:
+                    self._answer([waiting])
+            return
+        (culprit,) = batch
+        log.error("a sequence of %d steps failed", len(culprit.job.sequence), exc_info=error)
+        if not self._lost and not self._is_sound():
+            self._lost = True
+            log.critical("the device does not answer golden rightly any more")
+            self._on_lost()
+        if self._lost:
+            self._fail_all(Unavailable("the device is lost, and the service about to end"), batch)
+            return
+        culprit.ticket.fail(InternalError("the model failed on this input; the service's log has details"))
+
+    def _learn(self, took: float, expected: float) -> None:
+        if expected > 0:
+            self._pace += NEWEST * (min(took / expected, FARTHEST * self._pace) - self._pace)
+
+
+def _overloaded(detail: str, seconds: float) -> Overloaded:
+    """Come back when there may be room, by what is waiting."""
+    retry_after = min(max(math.ceil(seconds), 1), MAX_RETRY_SECONDS)
+    return Overloaded(detail, headers={"Retry-After": str(retry_after)})

@@ -1,7 +1,6 @@
 """The routes: thin. Each reads, asks, and renders; what can go wrong is raised as a `Problem` further in."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from attnserve.service.answer import (
     render_json,
 )
 from attnserve.service.attention import captures_for, check_size, compute_arrays, held_bytes
-from attnserve.service.body import in_turn, read_body, while_connected
+from attnserve.service.body import in_turn, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, ServedModel
 from attnserve.service.deadline import Deadline, within_deadline
@@ -29,7 +28,7 @@ from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.prediction import check_finite
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
 from attnserve.service.problems import Unavailable
-from attnserve.service.routing import answer_json, find_model, get, get_catalogue, is_long_to_parse
+from attnserve.service.routing import PlainRoute, answer_json, find_model, get, get_catalogue, get_stages, read_request
 from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
@@ -44,7 +43,7 @@ LARGE_ANSWER_BYTES = 256 * 1024
 # Of the manifest, not in the description of a model: said elsewhere in it, or of use to readers of files only.
 HIDDEN = {"format_version", "task", "max_length", "inputs", "outputs", "files"}
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 
 
 @router.post(
@@ -54,7 +53,7 @@ router = APIRouter()
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
 )
-async def predict(model: str, request: Request) -> Response:
+async def predict(request: Request, model: str) -> Response:
     """Predict, and return what the heads attended to if `attention` is given, or go on if `continue` is."""
     return await _answer(model, None, request, parse_predict)
 
@@ -66,7 +65,7 @@ async def predict(model: str, request: Request) -> Response:
     openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
 )
-async def attention(model: str, request: Request) -> Response:
+async def attention(request: Request, model: str) -> Response:
     """Diagnostics or weights of the heads, with the predictions of the same forward pass.
 
     `Accept: application/x-safetensors` or `application/x-npz` returns tensors `sequences.{i}.weights`
@@ -82,7 +81,7 @@ async def attention(model: str, request: Request) -> Response:
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
 )
-async def predict_version(model: str, version: str, request: Request) -> Response:
+async def predict_version(request: Request, model: str, version: str) -> Response:
     """As `predict`, from that version or not at all."""
     return await _answer(model, version, request, parse_predict)
 
@@ -94,7 +93,7 @@ async def predict_version(model: str, version: str, request: Request) -> Respons
     openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
 )
-async def attention_version(model: str, version: str, request: Request) -> Response:
+async def attention_version(request: Request, model: str, version: str) -> Response:
     """As `attention`, from that version or not at all."""
     return await _answer(model, version, request, parse_attention)
 
@@ -108,7 +107,7 @@ async def list_models(request: Request) -> Response:
 
 
 @get(router, "/v1/models/{model}", response_model=ModelBody, responses=openapi.MODEL_ANSWERS, tags=["models"])
-async def show_model(model: str, request: Request) -> Response:
+async def show_model(request: Request, model: str) -> Response:
     """What is known of a model: card, labels, layers, limits, certificate, cost."""
     return answer_json(_describe(get_catalogue(request), find_model(request, model, None)))
 
@@ -120,13 +119,13 @@ async def show_model(model: str, request: Request) -> Response:
     responses=openapi.MODEL_ANSWERS,
     tags=["models"],
 )
-async def show_version(model: str, version: str, request: Request) -> Response:
+async def show_version(request: Request, model: str, version: str) -> Response:
     """As `show_model`, for one version."""
     return answer_json(_describe(get_catalogue(request), find_model(request, model, version)))
 
 
 @get(router, "/healthz", responses=openapi.ALIVE_ANSWERS, tags=["operation"])
-async def healthz() -> Response:
+async def healthz(_: Request) -> Response:
     """Alive: the process answers. Never touches a model."""
     return answer_json({"status": "alive"})
 
@@ -163,16 +162,7 @@ async def _answer_in_time(
     settings: Settings = request.app.state.settings
     budget: Budget = request.app.state.budget
     model = find_model(request, name, version)
-    with contextlib.ExitStack() as held:
-
-        def hold(num_bytes: int) -> None:
-            held.enter_context(budget.hold(num_bytes))
-
-        body = await read_body(request, settings.max_body_bytes, hold)
-        if is_long_to_parse(body, model.reader):
-            asked = await in_turn(request, request.app.state.parsing, parse, body, model.reader)
-        else:
-            asked = parse(body, model.reader)
+    asked = await read_request(request, model.reader, parse)
     deadline.shorten(asked.timeout_ms)
     media_type = choose_format(request.headers.get("accept"), _formats_of(asked))
     captures: frozenset[str] = frozenset()
@@ -187,13 +177,16 @@ async def _answer_in_time(
         for read, positions in zip(asked.inputs, asked.positions, strict=True)
     ]
     with budget.hold(num_bytes):
-        answers = await while_connected(request, model.batcher.submit(jobs))
+        submitted = model.batcher.submit(jobs, due=deadline.at, stages=get_stages(request))
+        answers = await while_connected(request, submitted)
         if asked.attention is not None:
-            return await in_turn(request, request.app.state.weighing, _render, model, asked, answers, media_type)
+            return await in_turn(
+                request, request.app.state.weighing, _render, request, model, asked, answers, media_type
+            )
         num_entries = asked.top_k * sum(map(len, asked.positions)) + (sum(asked.lengths) if asked.has_text else 0)
         if num_bytes > LARGE_ANSWER_BYTES or num_entries > LARGE_ANSWER_ENTRIES:
-            return await asyncio.to_thread(_render, model, asked, answers, media_type)
-        return _render(model, asked, answers, media_type)
+            return await asyncio.to_thread(_render, request, model, asked, answers, media_type)
+        return _render(request, model, asked, answers, media_type)
 
 
 def _formats_of(asked: PredictRequest) -> Sequence[str]:
@@ -203,10 +196,14 @@ def _formats_of(asked: PredictRequest) -> Sequence[str]:
     return (JSON,) if asked.attention is None else FORMATS
 
 
-def _render(model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str) -> Response:
-    begin = time.perf_counter()
+def _render(
+    request: Request, model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str
+) -> Response:
+    begin = time.monotonic()
     response = _make_response(model, asked, answers, media_type)
-    model.engine.observer.rendered(time.perf_counter() - begin)
+    end = time.monotonic()
+    get_stages(request).add("render", begin, end)
+    model.engine.observer.rendered(end - begin)
     return response
 
 

@@ -89,7 +89,7 @@ async def answer_continuation(
     async def submit(jobs: Sequence[Job]) -> list[Answer]:
         try:
             async with asyncio.timeout_at(deadline.at):
-                return await while_connected(request, model.batcher.submit(jobs))
+                return await while_connected(request, model.batcher.submit(jobs, due=deadline.at))
         except TimeoutError:
             raise deadline.problem from None
 

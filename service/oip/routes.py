@@ -1,6 +1,6 @@
 """The routes of the Open Inference Protocol v2, under /v2: what `tritonclient` speaks."""
 
-import contextlib
+import functools
 import time
 
 from fastapi import APIRouter, Request, Response
@@ -19,7 +19,16 @@ from attnserve.service.oip.models import describe_config, describe_metadata, lis
 from attnserve.service.oip.request import HEADER, parse_request
 from attnserve.service.openapi import describe_body
 from attnserve.service.problems import Unavailable
-from attnserve.service.routing import LARGE_BODY_BYTES, answer_json, find_model, get, get_catalogue, is_long_to_parse
+from attnserve.service.routing import (
+    LARGE_BODY_BYTES,
+    PlainRoute,
+    answer_json,
+    find_model,
+    get,
+    get_catalogue,
+    get_stages,
+    read_request,
+)
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 
@@ -27,17 +36,17 @@ EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "model_
 # Answers beyond it are rendered off the event loop: writing as many numbers as JSON takes a millisecond.
 LARGE_ANSWER_NUMBERS = 16 * 1024
 
-router = APIRouter(tags=["open inference protocol"])
+router = APIRouter(route_class=PlainRoute, tags=["open inference protocol"])
 
 
 @get(router, "/v2", responses=schemas.SERVER_ANSWERS)
-async def show_server() -> Response:
+async def show_server(_: Request) -> Response:
     """The server, and the extensions of the protocol it has."""
     return answer_json({"name": "attnserve", "version": attnserve.__version__, "extensions": list(EXTENSIONS)})
 
 
 @get(router, "/v2/health/live", responses=schemas.LIVE_ANSWERS)
-async def live() -> Response:
+async def live(_: Request) -> Response:
     """Alive: the process answers."""
     return answer_json({"live": True})
 
@@ -51,37 +60,37 @@ async def ready(request: Request) -> Response:
 
 
 @get(router, "/v2/models/{model}", responses=schemas.METADATA_ANSWERS)
-async def show_metadata(model: str, request: Request) -> Response:
+async def show_metadata(request: Request, model: str) -> Response:
     """Tensors of a model: inputs, outputs, and under `parameters` the outputs that can be asked for."""
     return answer_json(describe_metadata(find_model(request, model, None)))
 
 
 @get(router, "/v2/models/{model}/versions/{version}", responses=schemas.METADATA_ANSWERS)
-async def show_version_metadata(model: str, version: str, request: Request) -> Response:
+async def show_version_metadata(request: Request, model: str, version: str) -> Response:
     """As `show_metadata`, for one version."""
     return answer_json(describe_metadata(find_model(request, model, version)))
 
 
 @get(router, "/v2/models/{model}/config", responses=schemas.CONFIG_ANSWERS)
-async def show_config(model: str, request: Request) -> Response:
+async def show_config(request: Request, model: str) -> Response:
     """The same in the words of Triton's model configuration."""
     return answer_json(describe_config(find_model(request, model, None)))
 
 
 @get(router, "/v2/models/{model}/versions/{version}/config", responses=schemas.CONFIG_ANSWERS)
-async def show_version_config(model: str, version: str, request: Request) -> Response:
+async def show_version_config(request: Request, model: str, version: str) -> Response:
     """As `show_config`, for one version."""
     return answer_json(describe_config(find_model(request, model, version)))
 
 
 @get(router, "/v2/models/{model}/ready", responses=schemas.MODEL_READY_ANSWERS)
-async def model_ready(model: str, request: Request) -> Response:
+async def model_ready(request: Request, model: str) -> Response:
     """Ready: this model answers."""
     return answer_json({"name": find_model(request, model, None).name, "ready": True})
 
 
 @get(router, "/v2/models/{model}/versions/{version}/ready", responses=schemas.MODEL_READY_ANSWERS)
-async def version_ready(model: str, version: str, request: Request) -> Response:
+async def version_ready(request: Request, model: str, version: str) -> Response:
     """As `model_ready`, for one version."""
     return answer_json({"name": find_model(request, model, version).name, "ready": True})
 
@@ -96,7 +105,7 @@ async def show_index(request: Request) -> Response:
 @router.post(
     "/v2/models/{model}/infer", responses=schemas.INFER_ANSWERS, openapi_extra=describe_body(schemas.InferBody)
 )
-async def infer(model: str, request: Request) -> Response:
+async def infer(request: Request, model: str) -> Response:
     """Tensors in, tensors out: JSON, or with the binary tensor extension."""
     return await _infer(request, model, None)
 
@@ -106,7 +115,7 @@ async def infer(model: str, request: Request) -> Response:
     responses=schemas.INFER_ANSWERS,
     openapi_extra=describe_body(schemas.InferBody),
 )
-async def infer_version(model: str, version: str, request: Request) -> Response:
+async def infer_version(request: Request, model: str, version: str) -> Response:
     """As `infer`, from that version or not at all."""
     return await _infer(request, model, version)
 
@@ -121,19 +130,9 @@ async def _infer_in_time(request: Request, name: str, version: str | None, deadl
     settings: Settings = request.app.state.settings
     budget: Budget = request.app.state.budget
     model = find_model(request, name, version)
-    with contextlib.ExitStack() as held:
-
-        def hold(num_bytes: int) -> None:
-            held.enter_context(budget.hold(num_bytes))
-
-        # Clients send binary bodies as bytes, or JSON without saying that it is.
-        body = await read_body(request, settings.max_body_bytes, hold, as_json=False)
-        header = request.headers.get(HEADER)
-        if is_long_to_parse(body, model.reader):
-            asked = await in_turn(request, request.app.state.parsing, _parse, body, header, model.reader)
-        else:
-            asked = _parse(body, header, model.reader)
-        del body
+    parse = functools.partial(_parse, header=request.headers.get(HEADER))
+    # Clients send binary bodies as bytes, or JSON without saying that it is.
+    asked = await read_request(request, model.reader, parse, as_json=False)
     deadline.shorten(asked.predict.timeout_ms)
     num_numbers = count_numbers(asked, max_response_bytes=settings.max_response_bytes)
     jobs = [
@@ -143,19 +142,22 @@ async def _infer_in_time(request: Request, name: str, version: str | None, deadl
     # Padded, and then written.
     answer_bytes = 2 * 4 * num_numbers
     with budget.hold(held_bytes(asked.predict, model.manifest) + asked.capture_bytes + answer_bytes):
-        answers = await while_connected(request, model.batcher.submit(jobs))
+        submitted = model.batcher.submit(jobs, due=deadline.at, stages=get_stages(request))
+        answers = await while_connected(request, submitted)
         if asked.predict.attention is not None or num_numbers > LARGE_ANSWER_NUMBERS:
-            return await in_turn(request, request.app.state.weighing, _render, model, asked, answers)
-        return _render(model, asked, answers)
+            return await in_turn(request, request.app.state.weighing, _render, request, model, asked, answers)
+        return _render(request, model, asked, answers)
 
 
-def _parse(body: bytes, header: str | None, reader: Reader) -> Asked:
+def _parse(body: bytes, reader: Reader, header: str | None) -> Asked:
     outputs = [output_spec(reader.manifest), *optional_outputs(reader.manifest)]
     return parse_asked(parse_request(body, header, input_specs(reader), outputs), reader)
 
 
-def _render(model: ServedModel, asked: Asked, answers: list[Answer]) -> Response:
-    begin = time.perf_counter()
+def _render(request: Request, model: ServedModel, asked: Asked, answers: list[Answer]) -> Response:
+    begin = time.monotonic()
     response = render_answer(model, asked, answers)
-    model.engine.observer.rendered(time.perf_counter() - begin)
+    end = time.monotonic()
+    get_stages(request).add("render", begin, end)
+    model.engine.observer.rendered(end - begin)
     return response

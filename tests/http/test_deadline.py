@@ -100,7 +100,7 @@ def test_a_thread_keeps_its_turn_until_its_work_ends(make_app):
     may_end, began = threading.Event(), threading.Semaphore(0)
     large = {"inputs": [{"name": "tokens", "datatype": "INT64", "shape": [1, 1], "data": [1]}], "x": "x" * 100_000}
 
-    def parse(*_):
+    def parse(*_, **__):
         began.release()
         may_end.wait()
         raise ValueError("nobody hears this")

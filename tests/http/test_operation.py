@@ -104,3 +104,15 @@ def test_told_twice_it_stops_at_once(bundles, start_server):
             time.sleep(0.01)
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(timeout=30) == 0
+
+
+def test_an_answer_says_where_its_time_went(server):
+    response = server.post("predict", {"sequences": [[1, 2, 3]]})
+    stages = dict(entry.split(";dur=") for entry in response.headers["Server-Timing"].split(", "))
+    assert list(stages) == ["parse", "queue", "compute", "render"]
+    assert all(float(milliseconds) >= 0 for milliseconds in stages.values())
+
+
+def test_what_was_refused_says_how_far_it_came(server):
+    assert "Server-Timing" not in server.post("predict", b"{").headers
+    assert "Server-Timing" not in server.client.get("/healthz").headers

@@ -224,7 +224,7 @@ def test_a_worker_that_ends_in_a_batch_leaves_nobody_waiting(make, monkeypatch):
     _, batcher = make()
     # Logging is the last thing that can fail, and then nothing is left to catch it.
     monkeypatch.setattr(
-        logging.getLogger("attnserve.service.batching"), "exception", lambda *_: (_ for _ in ()).throw(Broken("log"))
+        logging.getLogger("attnserve.service.batching"), "error", lambda *_, **__: (_ for _ in ()).throw(Broken("log"))
     )
     with pytest.raises(Unavailable):
         asyncio.run(batcher.submit([job(POISON)]))
@@ -369,8 +369,10 @@ def test_who_comes_while_a_batch_is_chosen_is_not_forgotten(make):
 
     class Slow(Cost):
         def seconds(self, shape):
-            choosing.release()
-            go_on.wait()
+            # At the door it is asked too, by the event loop.
+            if threading.current_thread() is not threading.main_thread():
+                choosing.release()
+                go_on.wait()
             return super().seconds(shape)
 
     model, batcher = make(cost=Slow(**vars(COST)))

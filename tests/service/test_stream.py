@@ -39,7 +39,7 @@ class Script:
         self.num_steps = 0
         self.gate = None
 
-    async def submit(self, jobs):
+    async def submit(self, jobs, **_):
         if self.gate is not None:
             await self.gate()
         if self.num_steps == self.fails_at:
@@ -245,7 +245,7 @@ def test_memory_that_is_short_in_the_middle_is_an_event_too(reader):
 def test_an_answer_that_overflows_is_refused(reader):
     model, asked = start(reader, ["a", "b"], [read("x")] * 2)
 
-    async def overflow(jobs):
+    async def overflow(jobs, **_):
         logits = np.zeros((1, SIZE), np.float32)
         return [Answer(logits=logits, captures={}), Answer(logits=logits + np.nan, captures={})]
 
