@@ -12,7 +12,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from attnserve.service.catalogue import Catalogue
 from attnserve.service.metrics import Metrics
+from attnserve.service.model import ServedModel
 from attnserve.service.stages import Stages
 
 UNMATCHED = "unmatched"
@@ -27,13 +29,13 @@ class Access:
     Args:
         app: what answers.
         metrics: told of every answer.
-        names: models there are; others are none of the log's or metrics' business.
+        catalogue: knows the models there are; other names are none of the log's or metrics' business.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, names: list[str]) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, catalogue: Catalogue) -> None:
         self.app = app
         self.metrics = metrics
-        self.names = frozenset(names)
+        self.catalogue = catalogue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and note."""
@@ -62,8 +64,11 @@ class Access:
             # Set by the router on its way.
             route = getattr(scope.get("route"), "path", UNMATCHED)
             model = scope.get("path_params", {}).get("model", "")
-            model = model if model in self.names else ""
+            model = model if model in self.catalogue.versions else ""
             self.metrics.observe_request(route, model, status, seconds)
+            asked: ServedModel | None = scope.get("asked")
+            if asked is not None:
+                asked.statistics.finished(status, seconds)
             if status >= 400:
                 self.metrics.observe_rejected(status)
             fields: dict[str, Any] = {

@@ -13,8 +13,10 @@ import attnserve
 from attnserve.service import routes
 from attnserve.service.access import Access
 from attnserve.service.budget import Budget
-from attnserve.service.catalogue import Catalogue, count_cores, memory_limit
+from attnserve.service.catalogue import Catalogue
+from attnserve.service.machine import count_cores, memory_limit
 from attnserve.service.metrics import Metrics
+from attnserve.service.oip import repository as oip_repository
 from attnserve.service.oip import routes as oip
 from attnserve.service.problems import Fault, InternalError, Problem, render_problem
 
@@ -38,12 +40,16 @@ def create_app(
         on_failure: told when loading ends in an error that leaves nothing to serve, such as a missing device.
     """
 
+    def follow() -> None:
+        catalogue.load()
+        catalogue.watch()
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(asyncio.to_thread(catalogue.load))
+        loading = asyncio.create_task(asyncio.to_thread(follow))
         loading.add_done_callback(lambda task: _report(task, on_failure))
         yield
-        catalogue.stop_loading()
+        catalogue.stop()
         with contextlib.suppress(Exception):
             await loading
         await asyncio.to_thread(catalogue.close)
@@ -69,11 +75,12 @@ def create_app(
     app.state.weighing = asyncio.Semaphore(min(count_cores(), MAX_WEIGHING))
     app.include_router(routes.router)
     app.include_router(oip.router)
+    app.include_router(oip_repository.router)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
-    app.add_middleware(Access, metrics=metrics, names=catalogue.names)
+    app.add_middleware(Access, metrics=metrics, catalogue=catalogue)
     return app
 
 

@@ -18,8 +18,10 @@ import numpy as np
 from attnserve.bundle import Manifest
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
-from attnserve.service.catalogue import memory_limit
+from attnserve.service.cost import Cost
 from attnserve.service.engine import Answer, Engine, Feeds, Job, form_feeds, make_sequence
+from attnserve.service.machine import memory_limit
+from attnserve.service.tuning import Tuner
 
 NUM_SEQUENCES = 64
 LONG, NUM_SHORT, SHORT = 1024, 15, 8
@@ -49,18 +51,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Measure, print the table, and write JSON if asked."""
-    engine = Engine(parsed.bundle, device=parsed.device, num_threads=parsed.num_threads, tuning_seconds=10.0)
+    engine = Engine(parsed.bundle, device=parsed.device, num_threads=parsed.num_threads)
+    cost = Tuner(max_seconds=10.0).tune("", engine, 1, is_idle=True).cost
     generator = np.random.default_rng(0)
     longest = min(512, engine.manifest.max_length)
     mixed = make_jobs(engine.manifest, generator.integers(1, longest + 1, NUM_SEQUENCES).tolist(), generator)
     short = make_jobs(engine.manifest, [SHORT] * NUM_SEQUENCES, generator)
     lopsided = make_jobs(engine.manifest, [min(LONG, engine.manifest.max_length), *[SHORT] * NUM_SHORT], generator)
     ratios = [
-        compare(f"{NUM_SEQUENCES} sequences of 1-{longest} / session.run on the same feeds", engine, mixed, parsed),
-        compare(f"{NUM_SEQUENCES} sequences of {SHORT} / session.run on the same feeds", engine, short, parsed),
+        compare(
+            f"{NUM_SEQUENCES} sequences of 1-{longest} / session.run on the same feeds", engine, cost, mixed, parsed
+        ),
+        compare(f"{NUM_SEQUENCES} of {SHORT} / session.run on the same feeds", engine, cost, short, parsed),
         compare(
             f"1 of {len(lopsided[0].sequence)} among {NUM_SHORT} of {SHORT} / each alone",
             engine,
+            cost,
             lopsided,
             parsed,
             baseline=[form_feeds([job]) for job in lopsided],
@@ -72,7 +78,7 @@ def run(parsed: argparse.Namespace) -> int:
         figures = f"{entry.seconds:>8.3f} {entry.baseline_seconds:>8.3f} {entry.ratio:>6.2f} {entry.num_batches:>7}"
         print(f"{figures}  {entry.name}")
     if parsed.json is not None:
-        document = {"bundle": str(parsed.bundle), "cost": to_json(engine.cost), "ratios": to_json(ratios)}
+        document = {"bundle": str(parsed.bundle), "cost": to_json(cost), "ratios": to_json(ratios)}
         parsed.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     return 0
 
@@ -87,6 +93,7 @@ def make_jobs(manifest: Manifest, lengths: Sequence[int], generator: np.random.G
 def compare(
     name: str,
     engine: Engine,
+    cost: Cost,
     jobs: list[Job],
     parsed: argparse.Namespace,
     *,
@@ -102,7 +109,7 @@ def compare(
         formed.append(form_feeds(batch))
         return engine.run(batch)
 
-    answer_all(engine, recording, jobs)
+    answer_all(cost, recording, jobs)
     session = engine.runtime.session
     feeds = formed if baseline is None else baseline
     prepared = [(batch.outputs, engine.runtime.feeds(batch.packed, batch.rows, batch.capture)) for batch in feeds]
@@ -114,7 +121,7 @@ def compare(
     bare()
     ours, theirs = [], []
     for _ in range(parsed.rounds):
-        ours.append(cpu_seconds(lambda: answer_all(engine, engine.run, jobs)))
+        ours.append(cpu_seconds(lambda: answer_all(cost, engine.run, jobs)))
         theirs.append(cpu_seconds(bare))
     return Ratio(
         name=name,
@@ -125,9 +132,9 @@ def compare(
     )
 
 
-def answer_all(engine: Engine, run_batch: Callable[[Sequence[Job]], list[Answer]], jobs: list[Job]) -> None:
+def answer_all(cost: Cost, run_batch: Callable[[Sequence[Job]], list[Answer]], jobs: list[Job]) -> None:
     """Send the jobs through a queue of their own and wait for all answers."""
-    batcher = Batcher(run_batch, engine.cost, max_batch_bytes=memory_limit() / 2, max_queue=len(jobs))
+    batcher = Batcher(run_batch, cost, max_batch_bytes=memory_limit() / 2, max_queue=len(jobs))
     try:
         asyncio.run(_submit(batcher, jobs))
     finally:

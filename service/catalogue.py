@@ -1,88 +1,94 @@
-"""The catalogue: the models of a repository, loaded and proven, each behind its own queue."""
+"""The catalogue: the models of a repository, loaded and proven, each behind its own queue; it follows the repository.
 
-import json
+A new version is loaded beside the old one, proven, and put in its place by replacing a reference. Whoever began with
+the old one ends with it: it goes when nobody holds it any more. One that cannot be served displaces nothing.
+"""
+
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import orjson
-
-from attnserve.bundle import MANIFEST_FILE, TOKENIZER_FILE, BundleError, Manifest, is_model_name, is_version
-from attnserve.records import RecordError, read_text, to_json
+from attnserve.bundle import BundleError
 from attnserve.runtime import DeviceError
-from attnserve.service.batching import Batcher
-from attnserve.service.engine import Engine
+from attnserve.service.failures import Failures
+from attnserve.service.model import ServedModel, load_model, make_tuner
 from attnserve.service.observer import NOBODY, Observer
-from attnserve.service.problems import NotFound, Unavailable
-from attnserve.service.sequences import Reader
+from attnserve.service.problems import Conflict, NotFound, Unavailable
+from attnserve.service.repository import Repository
 from attnserve.service.settings import Settings
-from attnserve.text import TextError, TextReader, read_tokenizer
+from attnserve.text import TextError
 
 log = logging.getLogger(__name__)
 
-ALIASES_FILE = "aliases.json"
-
 Observe = Callable[[str, int], Observer]
 """Whom the engine of a model and version tells of its work."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedModel:
-    """A model that answers."""
-
-    name: str
-    version: int
-    versions: tuple[int, ...]
-    """Every version in the repository; `version` is the one served."""
-    engine: Engine
-    batcher: Batcher
-    reader: Reader
-
-    @property
-    def manifest(self) -> Manifest:
-        """The bundle's description."""
-        return self.engine.manifest
 
 
 class Catalogue:
     """Every model's active (else newest) version.
 
     Models are loaded by `load`, which takes seconds and may run in a thread of its own; until then, and for a model
-    that failed, `find` says so.
+    that failed, `find` says so. `watch` goes on following the repository.
+
+    Args:
+        repository: folder of bundles.
+        settings: of the service.
+        observe: whom the engines tell of their work.
+        on_lost: told that the device answers nothing any more.
+        clock: seconds, for trying again.
     """
 
     def __init__(
-        self, repository: str | os.PathLike[str], settings: Settings, observe: Observe = lambda *_: NOBODY
+        self,
+        repository: str | os.PathLike[str],
+        settings: Settings,
+        observe: Observe = lambda *_: NOBODY,
+        *,
+        on_lost: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.repository = Path(repository)
+        self.repository = Repository(repository)
         self.settings = settings
         self.observe = observe
+        # Replaced, never changed: they are read while another thread loads.
+        self.versions: dict[str, tuple[int, ...]] = self.repository.find_models()
+        """Every model of the repository, served or not, with its versions, oldest first."""
         self.models: dict[str, ServedModel] = {}
-        self.failures: dict[str, str] = {}
+        self.failures = Failures()
+        self.loading: tuple[str, int] | None = None
+        """Model and version that are being loaded."""
         self.is_loading = True
+        """Whether the first look at the repository is not over."""
         self.is_draining = False
         """Whether the service is about to stop: it answers, but nobody should send more."""
-        self._is_stopping = False
-        if not self.repository.is_dir():
-            raise BundleError(f"repository: expected a folder of bundles, got {self.repository}")
-        if (self.repository / MANIFEST_FILE).exists() or find_versions(self.repository):
-            raise BundleError(
-                f"repository: expected the folder above MODEL/VERSION, got a model or bundle: {self.repository}"
-            )
-        self.names = find_models(self.repository)
-        """Every model of the repository: served, failed or yet to be loaded."""
+        self.is_lost = False
+        """Whether the device is lost: nothing is answered any more."""
+        self._on_lost = on_lost
+        self._clock = clock
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+        self._is_empty = False
+        self._tuner = make_tuner(settings)
 
     @property
     def is_ready(self) -> bool:
         """Whether loading is over, no stop is near, and at least one model answers."""
-        return (
-            not self.is_loading
-            and not self.is_draining
-            and any(model.batcher.is_open for model in self.models.values())
-        )
+        return self.explain_unready() is None
+
+    def explain_unready(self) -> str | None:
+        """Why nobody should send requests; None if all is well."""
+        if self.is_lost:
+            return "the device is lost"
+        if self.is_draining:
+            return "about to stop"
+        if self.is_loading:
+            return "models are being loaded"
+        if any(model.batcher.is_open for model in self.models.values()):
+            return None
+        failed = sorted(self.failures.by_name)
+        return "no model of the repository answers" + (f"; failed: {', '.join(failed[:10])}" if failed else "")
 
     def load(self) -> None:
         """Load every model; one that fails is named in the log and in `failures`, and disturbs no other.
@@ -90,36 +96,91 @@ class Catalogue:
         Raises:
             DeviceError: the device asked for cannot be used by any model.
         """
-        if not self.names:
-            log.error("%s holds no bundles; expected folders like MODEL/1", self.repository)
-        for name in self.names:
-            if self._is_stopping:
-                break
-            try:
-                self.models[name] = self._load_model(name)
-            except DeviceError:
-                raise
-            # Not only `BundleError`: a manifest that is whole but wrong fails somewhere in numpy or ONNX Runtime.
-            except Exception as error:
-                is_ours = isinstance(error, BundleError | TextError)
-                reason = str(error) if is_ours else f"{type(error).__name__}: {error}"
-                self.failures[name] = reason.replace(f"{self.repository}{os.sep}", "")[:1000]
-                log.error("%s cannot be served: %s", name, reason, exc_info=not is_ours)
+        if not self.versions:
+            log.error("%s holds no bundles; expected folders like MODEL/1", self.repository.folder)
+        self.refresh()
         self.is_loading = False
 
-    def stop_loading(self) -> None:
-        """Let a `load` in another thread end after its current model."""
-        self._is_stopping = True
+    def watch(self) -> None:
+        """Follow the repository until `stop`, if the settings say so."""
+        while self.settings.poll_seconds and not self._stopping.wait(self.settings.poll_seconds):
+            try:
+                self.refresh()
+            # Nobody would notice that a thread has ended, and the repository is in others' hands.
+            except Exception:
+                log.exception("the repository cannot be followed")
+
+    def refresh(self) -> None:
+        """Look at the repository, and serve what it says."""
+        versions = self.repository.find_models()
+        with self._changing:
+            # A disk that is gone looks like a repository without models, and all of them are in memory.
+            if not versions and self.models:
+                if not self._is_empty:
+                    log.error("%s holds no bundles any more; what is loaded is kept", self.repository.folder)
+                self._is_empty = True
+                return
+            self._is_empty = False
+            for name in self.models.keys() - versions.keys():
+                self._retire(name)
+            self.versions = versions
+            self.failures.keep(versions)
+            for name in versions:
+                if self._stopping.is_set():
+                    return
+                self._follow(name)
+
+    def activate(self, name: str, version: int | None = None) -> ServedModel:
+        """Load a version and make it the active one of every replica, if it can be served here.
+
+        Args:
+            name: of a model in the repository.
+            version: None is the newest.
+
+        Raises:
+            NotFound: no such model or version.
+            Conflict: it cannot be served, or the repository cannot be written; what was served still is.
+        """
+        versions = self.repository.find_models()
+        with self._changing:
+            self.versions = versions
+            self._check_name(name)
+            chosen = versions[name][-1] if version is None else version
+            if chosen not in versions[name]:
+                raise NotFound.about("version", f"expected one of {list(versions[name])}, got {chosen}")
+            model = self.models.get(name)
+            if model is None or model.version != chosen or not model.batcher.is_open:
+                model = self._try(name, chosen)
+            if model is None:
+                raise Conflict(f"{name} {self.explain(name)}")
+            self._write_alias(name, chosen)
+            self._put(model)
+            return model
+
+    def deactivate(self, name: str) -> None:
+        """Serve no version of a model any more, on any replica; what is queued is answered.
+
+        Raises:
+            NotFound: no such model.
+            Conflict: the repository cannot be written.
+        """
+        with self._changing:
+            self._check_name(name)
+            self._write_alias(name, None)
+            self._retire(name)
+
+    def stop(self) -> None:
+        """Let `load` and `watch`, in other threads, end after their current model."""
+        self._stopping.set()
 
     def find(self, name: str, version: int | None = None) -> ServedModel:
         """The model that serves `name`.
 
         Raises:
             NotFound: no such model, or another version is served.
-            Unavailable: it is loading, failed to load, or its worker died.
+            Unavailable: it is loading, unloaded, failed to load, or its worker died.
         """
-        if name not in self.names:
-            raise NotFound.about("model", f"expected one of {self._list_names()}, got {name[:64]!r}")
+        self._check_name(name)
         model = self.models.get(name)
         if model is None or not model.batcher.is_open:
             raise Unavailable(f"{name} {self.explain(name)}")
@@ -128,135 +189,100 @@ class Catalogue:
         return model
 
     def explain(self, name: str) -> str:
-        """Why a model of the repository does not answer."""
-        if name in self.failures:
-            return f"cannot be served: {self.failures[name]}"
-        return "has stopped" if name in self.models else "is being loaded"
-
-    def versions_of(self, name: str) -> list[int]:
-        """Versions of a model that the repository holds, oldest first."""
-        return find_versions(self.repository / name)
+        """Why a model of the repository does not answer, or not with the version it should."""
+        if name in self.failures.by_name:
+            return str(self.failures.by_name[name])
+        if self.is_loading or (self.loading is not None and self.loading[0] == name):
+            return "is being loaded"
+        return "has stopped" if name in self.models else "is unloaded"
 
     def close(self) -> None:
         """Finish what is queued and stop every worker."""
         for model in self.models.values():
             model.batcher.close()
 
-    def _list_names(self) -> str:
-        shown = self.names[:10]
-        more = len(self.names) - len(shown)
-        return (", ".join(shown) or "none") + (f" and {more} more" if more else "")
+    def _check_name(self, name: str) -> None:
+        if name not in self.versions:
+            shown = list(self.versions)[:10]
+            more = len(self.versions) - len(shown)
+            known = (", ".join(shown) or "none") + (f" and {more} more" if more else "")
+            raise NotFound.about("model", f"expected one of {known}, got {name[:64]!r}")
 
-    def _load_model(self, name: str) -> ServedModel:
-        versions = find_versions(self.repository / name)
-        version = choose_version(self.repository / name, versions)
-        observer = self.observe(name, version)
-        engine = Engine(
-            self.repository / name / str(version),
-            device=self.settings.device,
-            num_threads=self.settings.num_threads or count_cores(),
-            tuning_seconds=self.settings.tuning_seconds,
-            observer=observer,
+    def _follow(self, name: str) -> None:
+        """Serve what the repository says, unless that has just failed."""
+        try:
+            version = self.repository.choose_version(name, self.versions[name])
+        except BundleError as error:
+            self._fail(name, None, str(error))
+            return
+        if version is None:
+            self._retire(name)
+            return
+        model, failure = self.models.get(name), self.failures.by_name.get(name)
+        if model is not None and model.version == version and model.batcher.is_open:
+            self.failures.forget(name)
+        elif failure is None or failure.is_over(version, self.repository.fingerprint(name, version), self._clock()):
+            loaded = self._try(name, version)
+            if loaded is not None:
+                self._put(loaded)
+
+    def _try(self, name: str, version: int) -> ServedModel | None:
+        """Load and prove a version; None if that failed, which is noted."""
+        self.loading = (name, version)
+        try:
+            return self._load(name, version)
+        except DeviceError as error:
+            if self.is_loading:
+                raise
+            self._fail(name, version, str(error))
+        # Not only `BundleError`: a manifest that is whole but wrong fails somewhere in numpy or ONNX Runtime.
+        except Exception as error:
+            is_ours = isinstance(error, BundleError | TextError)
+            if not is_ours:
+                log.error("%s/%d failed in an unknown way", name, version, exc_info=error)
+            self._fail(name, version, str(error) if is_ours else f"{type(error).__name__}: {error}")
+        finally:
+            self.loading = None
+        return None
+
+    def _fail(self, name: str, version: int | None, reason: str) -> None:
+        reason = self._shorten(reason)[:1000]
+        fingerprint = () if version is None else self.repository.fingerprint(name, version)
+        if self.failures.add(name, version, reason, fingerprint, self._clock()):
+            kept = self.models.get(name)
+            still = "" if kept is None else f"; version {kept.version} goes on"
+            log.error("%s %s%s", name, self.explain(name), still)
+
+    def _shorten(self, reason: str) -> str:
+        """Where the repository lies is none of the clients' business."""
+        return reason.replace(f"{self.repository.folder}{os.sep}", "")
+
+    def _put(self, model: ServedModel) -> None:
+        self.failures.forget(model.name)
+        self.models = {**self.models, model.name: model}
+
+    def _retire(self, name: str) -> None:
+        self.failures.forget(name)
+        if name in self.models:
+            log.info("%s is unloaded", name)
+            self.models = {other: model for other, model in self.models.items() if other != name}
+
+    def _write_alias(self, name: str, version: int | None) -> None:
+        try:
+            self.repository.activate(name, version)
+        except BundleError as error:
+            raise Conflict(self._shorten(str(error))) from None
+
+    def _lose(self) -> None:
+        self.is_lost = True
+        self._on_lost()
+
+    def _load(self, name: str, version: int) -> ServedModel:
+        return load_model(
+            self.repository.locate(name, version),
+            self.settings,
+            self._tuner,
+            observer=self.observe(name, version),
+            on_lost=self._lose,
+            is_idle=not self.models,
         )
-        check_answerable(engine.manifest)
-        reader = Reader(engine.manifest, open_text(engine.runtime.folder, engine.manifest))
-        batcher = Batcher(
-            engine.run,
-            engine.cost,
-            max_batch_bytes=self.settings.max_batch_bytes or memory_limit() // 2,
-            max_queue=self.settings.max_queue,
-            max_batch_ms=self.settings.max_batch_ms,
-            max_wait_ms=self.settings.max_wait_ms,
-            name=f"engine-{name}",
-            observer=observer,
-        )
-        log.info("%s/%d answers on %s, golden replayed: %s", name, version, engine.runtime.device, _verdict(engine))
-        return ServedModel(
-            name=name, version=version, versions=tuple(versions), engine=engine, batcher=batcher, reader=reader
-        )
-
-
-def open_text(folder: Path, manifest: Manifest) -> TextReader | None:
-    """The bundle's tokenizer, if its model reads text.
-
-    Raises:
-        TextError: it is malformed or does not fit the model.
-    """
-    has_text = TOKENIZER_FILE in manifest.files
-    return read_tokenizer(folder / TOKENIZER_FILE, manifest) if has_text else None
-
-
-def check_answerable(manifest: Manifest) -> None:
-    """Refuse what only an answer would stumble over.
-
-    Raises:
-        BundleError: text or numbers that JSON cannot carry.
-    """
-    try:
-        orjson.dumps(to_json(manifest))
-    except TypeError as error:  # Half a surrogate pair, or an integer beyond 64 bits: only a card has room for them.
-        raise BundleError(f"manifest: cannot be written as JSON: {error}") from None
-
-
-def find_models(repository: Path) -> list[str]:
-    """Names of the folders that hold at least one bundle; temporary ones begin with a dot."""
-    folders = (folder for folder in sorted(repository.iterdir()) if is_model_name(folder.name) and folder.is_dir())
-    return [folder.name for folder in folders if find_versions(folder)]
-
-
-def find_versions(folder: Path) -> list[int]:
-    """Versions of a model, oldest first; 10 comes after 9."""
-    names = (entry.name for entry in folder.iterdir() if is_version(entry.name))
-    return sorted(int(name) for name in names if (folder / name / MANIFEST_FILE).is_file())
-
-
-def choose_version(folder: Path, versions: list[int]) -> int:
-    """The active version that `aliases.json` names, else the newest.
-
-    Raises:
-        BundleError: `aliases.json` is malformed or names a version that is not there.
-    """
-    path = folder / ALIASES_FILE
-    if not path.exists():
-        return versions[-1]
-    try:
-        aliases: Any = json.loads(read_text(path, 1024 * 1024))
-        active = aliases["active"]
-    except (RecordError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BundleError(f'{path}: expected {{"active": version}}: {error!r:.200}') from None
-    # Not `in` alone: True and 1.0 are in [1].
-    if type(active) is not int or active not in versions:
-        raise BundleError(f"{path}: active: expected one of {versions}, got {active!r:.40}")
-    return active
-
-
-def count_cores() -> int:
-    """Cores this process may use: its affinity, within the cgroup's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _read_cgroup("cpu.max", "cpu/cpu.cfs_quota_us")
-    if quota is not None and quota.split()[0] not in ("max", "-1"):
-        period = (_read_cgroup("cpu.max", "cpu/cpu.cfs_period_us") or "100000").split()[-1]
-        cores = min(cores, max(1, round(int(quota.split()[0]) / int(period))))
-    return cores
-
-
-def memory_limit() -> int:
-    """Bytes this process may use: the cgroup's limit, else the machine's memory."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _read_cgroup("memory.max", "memory/memory.limit_in_bytes")
-    return min(physical, int(limit)) if limit is not None and limit.isdigit() else physical
-
-
-def _read_cgroup(version_2: str, version_1: str) -> str | None:
-    for path in (Path("/sys/fs/cgroup") / version_2, Path("/sys/fs/cgroup") / version_1):
-        if path.is_file():
-            return path.read_text().strip()
-    return None
-
-
-def _verdict(engine: Engine) -> str:
-    report, certificate = engine.report, engine.manifest.certificate
-    return (
-        f"logits {report.logits:.1e} of {certificate.logits.allowed:.1e}, "
-        f"maps {report.maps:.1e} of {certificate.maps.allowed:.1e}"
-    )

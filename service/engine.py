@@ -1,5 +1,7 @@
 """`Engine`: runs batches of one model. Packs, runs, unpacks; knows nothing of HTTP or queues."""
 
+import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -14,8 +16,9 @@ from attnserve.golden import read_golden, replay
 from attnserve.interface import Interface
 from attnserve.packing import Packed, pack
 from attnserve.runtime import Runtime
-from attnserve.service.cost import Cost, measure_cost
 from attnserve.service.observer import NOBODY, Observer
+
+log = logging.getLogger(__name__)
 
 
 # Without a repr: inputs and answers are user data, and what can be printed ends up in a log one day.
@@ -52,7 +55,7 @@ class Feeds:
 
 
 class Engine:
-    """A bundle proven on this device, and what its batches cost.
+    """A bundle proven on this device.
 
     Raises:
         BundleError: damaged, or outside its certificate on this device.
@@ -65,19 +68,43 @@ class Engine:
         *,
         device: str,
         num_threads: int,
-        tuning_seconds: float,
         observer: Observer = NOBODY,
     ) -> None:
-        self.observer = NOBODY
+        self.num_threads = num_threads
+        self.observer = observer
         self.runtime = Runtime(folder, device=device, num_threads=num_threads)
         self.manifest = self.runtime.manifest
-        self.report = replay(self.runtime, read_golden(folder))
+        self._golden = read_golden(folder)
+        self._checked = -math.inf
+        self.report = replay(self.runtime, self._golden)
         if not self.report.passed:
             raise BundleError(f"{folder}: golden replay failed: {self.report.table()}")
-        clock = time.process_time if self.runtime.device == "cpu" else time.perf_counter
-        self.cost: Cost = measure_cost(self.manifest, self._run_lengths, max_seconds=tuning_seconds, clock=clock)
-        # Only now: what was measured above is no traffic.
-        self.observer = observer
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu" or "cuda"."""
+        return self.runtime.device
+
+    @property
+    def verdict(self) -> str:
+        """What golden's replay found, in a line."""
+        report, certificate = self.report, self.manifest.certificate
+        return (
+            f"golden replayed, logits {report.logits:.1e} of {certificate.logits.allowed:.1e}, "
+            f"maps {report.maps:.1e} of {certificate.maps.allowed:.1e}"
+        )
+
+    def is_sound(self) -> bool:
+        """Whether golden is still answered rightly; to be asked when a run has failed, and looked at once a second."""
+        if time.monotonic() - self._checked < 1:
+            return True
+        try:
+            passed = replay(self.runtime, self._golden).passed
+        except Exception:
+            log.exception("golden cannot be replayed any more")
+            return False
+        self._checked = time.monotonic()
+        return passed
 
     def run(self, jobs: Sequence[Job]) -> list[Answer]:
         """Answer the jobs from one run, in their order."""
@@ -90,7 +117,8 @@ class Engine:
         )
         return split_outputs(jobs, outputs)
 
-    def _run_lengths(self, lengths: Sequence[int]) -> None:
+    def run_lengths(self, lengths: Sequence[int]) -> None:
+        """Run one batch of sequences of these lengths, for its cost alone."""
         one = np.zeros(1, np.int64)
         self.run([Job(sequence=make_sequence(self.manifest, length), positions=one) for length in lengths])
 

@@ -131,11 +131,13 @@ class _Models(Collector):
     def collect(self) -> Iterator[Metric]:
         ready = GaugeMetricFamily("model_ready", "Whether a model of the repository answers.", labels=("model",))
         pending = GaugeMetricFamily("inference_pending_sequences", "Sequences in the queue.", labels=MODEL)
+        failed = GaugeMetricFamily("model_failed", "Whether the version to serve cannot be served.", labels=("model",))
         names = ("model", "version", "device", "precision", "task", "variants")
         info = GaugeMetricFamily("model_info", "What serves a model; always 1.", labels=names)
-        models = dict(self._catalogue.models)
-        for name in self._catalogue.names:
+        models, failures = self._catalogue.models, self._catalogue.failures.by_name
+        for name in self._catalogue.versions:
             model = models.get(name)
+            failed.add_metric((name,), float(name in failures))
             ready.add_metric((name,), float(model is not None and model.batcher.is_open))
             if model is None:
                 continue
@@ -143,5 +145,5 @@ class _Models(Collector):
             pending.add_metric((name, version), model.batcher.num_waiting)
             variants = ",".join(sorted({layer.variant for layer in manifest.layers}))
             precision = manifest.certificate.precision
-            info.add_metric((name, version, model.engine.runtime.device, precision, manifest.task, variants), 1.0)
-        yield from (ready, pending, info)
+            info.add_metric((name, version, model.engine.device, precision, manifest.task, variants), 1.0)
+        yield from (ready, failed, pending, info)

@@ -1,4 +1,4 @@
-"""`Observer`: whom an engine and its queue tell what they do. Nobody listens unless `service.metrics` does."""
+"""`Observer`: whom an engine and its queue tell what they do. Nobody listens unless somebody is given."""
 
 
 class Observer:
@@ -15,6 +15,33 @@ class Observer:
 
     def failed(self) -> None:
         """A batch has raised."""
+
+
+class Observers(Observer):
+    """Passes on to several."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def waited(self, seconds: float) -> None:
+        """To each."""
+        for observer in self._observers:
+            observer.waited(seconds)
+
+    def ran(self, *, lengths: list[int], pack_seconds: float, compute_seconds: float) -> None:
+        """To each."""
+        for observer in self._observers:
+            observer.ran(lengths=lengths, pack_seconds=pack_seconds, compute_seconds=compute_seconds)
+
+    def rendered(self, seconds: float) -> None:
+        """To each."""
+        for observer in self._observers:
+            observer.rendered(seconds)
+
+    def failed(self) -> None:
+        """To each."""
+        for observer in self._observers:
+            observer.failed()
 
 
 NOBODY = Observer()

@@ -10,6 +10,7 @@ from attnserve.service.answer import EVENTS, JSON, NPZ, SAFETENSORS
 from attnserve.service.problems import (
     MEDIA_TYPE,
     BadRequest,
+    Conflict,
     DeadlineExceeded,
     InternalError,
     Invalid,
@@ -72,6 +73,7 @@ def _example_of(problem: type[Problem]) -> dict[str, Any]:
         Invalid: ("sequences[0][3]", "expected an integer id from 0 to 7, got the string 'x'"),
     }
     details = {
+        Conflict: "nt-expressive version 3 cannot be served: nt-expressive/3/model.onnx: the bundle is damaged",
         Overloaded: "4090 sequences are waiting and at most 4096 may; 8 more were sent",
         Unavailable: "nt-expressive is being loaded",
         DeadlineExceeded: "not answered within 250 ms",
@@ -148,7 +150,7 @@ FAILED: dict[str, Any] = {
     "version": None,
     "versions": [1],
     "ready": False,
-    "reason": "cannot be served: nt-unfinished/1/model.onnx: listed in the manifest, but missing",
+    "reason": "version 1 cannot be served: nt-unfinished/1/model.onnx: listed in the manifest, but missing",
 }
 MODEL: dict[str, Any] = {
     **SUMMARY,

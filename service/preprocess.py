@@ -55,7 +55,7 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
         Invalid: a field is missing, unknown, or of a wrong type or value.
         TooLarge: sequences x positions x top_k, or sequences x queries, is beyond `MAX_ENTRIES`.
     """
-    document = _parse_object(body)
+    document = _parse_fields(body)
     _check_fields(document, ("sequences", *NULLABLE))
     if "continue" in document:
         return _parse_continuation(document, reader)
@@ -73,12 +73,17 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
 
 def parse_attention(body: bytes, reader: Reader) -> PredictRequest:
     """Check the body of `POST .../attention`; raises as `parse_predict`."""
-    document = _parse_object(body)
+    document = _parse_fields(body)
     _check_fields(document, ("sequences", "top_k", "positions", "timeout_ms", *FIELDS))
     return _parse_request(document, reader, document, "")
 
 
-def _parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body is.
+
+    Raises:
+        BadRequest: it is anything else.
+    """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -87,8 +92,12 @@ def _parse_object(body: bytes) -> dict[str, Any]:
         raise BadRequest.about("body", f"expected JSON, got something else at {place}: {error.msg}") from None
     if not isinstance(document, dict):
         raise BadRequest.about("body", f"expected a JSON object, got {describe(document)}")
+    return document
+
+
+def _parse_fields(body: bytes) -> dict[str, Any]:
     # Clients made from a schema send null for what nobody set.
-    return {name: value for name, value in document.items() if value is not None or name not in NULLABLE}
+    return {name: value for name, value in parse_object(body).items() if value is not None or name not in NULLABLE}
 
 
 def _check_fields(document: dict[str, Any], known: Sequence[str], prefix: str = "") -> None:

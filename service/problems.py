@@ -61,6 +61,12 @@ class NotAcceptable(Problem):
     status, title = 406, "Not acceptable"
 
 
+class Conflict(Problem):
+    """The state of the repository does not allow it; nothing has changed."""
+
+    status, title = 409, "Conflict"
+
+
 class TooLarge(Problem):
     """The body or the answer would be larger than the limits; refused before any work."""
 

@@ -21,14 +21,23 @@ from attnserve.service.answer import (
 from attnserve.service.attention import captures_for, check_size, compute_arrays, held_bytes
 from attnserve.service.body import in_turn, while_connected
 from attnserve.service.budget import Budget
-from attnserve.service.catalogue import Catalogue, ServedModel
+from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer, Job
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
+from attnserve.service.model import ServedModel
 from attnserve.service.prediction import check_finite
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
-from attnserve.service.problems import Unavailable
-from attnserve.service.routing import PlainRoute, answer_json, find_model, get, get_catalogue, get_stages, read_request
+from attnserve.service.routing import (
+    PlainRoute,
+    answer_json,
+    check_ready,
+    find_model,
+    get,
+    get_catalogue,
+    get_stages,
+    read_request,
+)
 from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
@@ -102,8 +111,8 @@ async def attention_version(request: Request, model: str, version: str) -> Respo
 async def list_models(request: Request) -> Response:
     """Every model of the repository; those that do not answer, because they are loading or failed, say why."""
     catalogue = get_catalogue(request)
-    served = dict(catalogue.models)
-    return answer_json({"models": [_summarise(catalogue, name, served.get(name)) for name in catalogue.names]})
+    served = catalogue.models
+    return answer_json({"models": [_summarise(catalogue, name, served.get(name)) for name in catalogue.versions]})
 
 
 @get(router, "/v1/models/{model}", response_model=ModelBody, responses=openapi.MODEL_ANSWERS, tags=["models"])
@@ -134,12 +143,10 @@ async def healthz(_: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Ready: loading is over and at least one model is proven on this device and warm."""
     catalogue = get_catalogue(request)
-    failed = sorted(catalogue.failures)
-    if not catalogue.is_ready:
-        reason = "models are being loaded" if catalogue.is_loading else "no model of the repository answers"
-        reason = "about to stop" if catalogue.is_draining else reason
-        raise Unavailable(reason + (f"; failed: {', '.join(failed[:10])}" if failed else ""))
-    return answer_json({"status": "ready", "models": sorted(catalogue.models), "failed": failed})
+    check_ready(catalogue)
+    return answer_json(
+        {"status": "ready", "models": sorted(catalogue.models), "failed": sorted(catalogue.failures.by_name)}
+    )
 
 
 @get(router, "/metrics", responses=openapi.METRICS_ANSWERS, response_class=PlainTextResponse, tags=["operation"])
@@ -161,7 +168,7 @@ async def _answer_in_time(
 ) -> Response:
     settings: Settings = request.app.state.settings
     budget: Budget = request.app.state.budget
-    model = find_model(request, name, version)
+    model = request.scope["asked"] = find_model(request, name, version)
     asked = await read_request(request, model.reader, parse)
     deadline.shorten(asked.timeout_ms)
     media_type = choose_format(request.headers.get("accept"), _formats_of(asked))
@@ -217,15 +224,17 @@ def _make_response(model: ServedModel, asked: PredictRequest, answers: list[Answ
 
 
 def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> dict[str, Any]:
+    versions = list(catalogue.versions.get(name, ()))
     if model is None or not model.batcher.is_open:
-        versions = catalogue.versions_of(name)
         return {"name": name, "version": None, "versions": versions, "ready": False, "reason": catalogue.explain(name)}
     manifest = model.manifest
     return {
         "name": name,
         "version": model.version,
-        "versions": list(model.versions),
+        "versions": versions,
         "ready": True,
+        # Another version should be served, and cannot be.
+        **({"reason": catalogue.explain(name)} if name in catalogue.failures.by_name else {}),
         "task": manifest.task,
         "variants": sorted({layer.variant for layer in manifest.layers}),
         "num_layers": len(manifest.layers),
@@ -241,7 +250,7 @@ def _describe(catalogue: Catalogue, model: ServedModel) -> dict[str, Any]:
         "reads_text": model.reader.text is not None,
         "limits": {"max_length": manifest.max_length},
         **{name: value for name, value in described.items() if name not in HIDDEN},
-        "device": model.engine.runtime.device,
+        "device": model.engine.device,
         "golden": {"logits": model.engine.report.logits, "maps": model.engine.report.maps},
-        "cost": to_json(model.engine.cost),
+        "tuning": to_json(model.tuning),
     }

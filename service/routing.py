@@ -13,8 +13,9 @@ from attnserve.bundle import is_version
 from attnserve.service.answer import JSON
 from attnserve.service.body import in_turn, read_body
 from attnserve.service.budget import Budget
-from attnserve.service.catalogue import Catalogue, ServedModel
-from attnserve.service.problems import NotFound
+from attnserve.service.catalogue import Catalogue
+from attnserve.service.model import ServedModel
+from attnserve.service.problems import NotFound, Unavailable
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 from attnserve.service.stages import Stages
@@ -102,6 +103,17 @@ def get_stages(request: Request) -> Stages:
     """Where the stages of this request are noted."""
     stages: Stages = request.scope["stages"]
     return stages
+
+
+def check_ready(catalogue: Catalogue) -> None:
+    """Answer what load balancers ask.
+
+    Raises:
+        Unavailable: nobody should send requests; says why.
+    """
+    reason = catalogue.explain_unready()
+    if reason is not None:
+        raise Unavailable(reason)
 
 
 def get_catalogue(request: Request) -> Catalogue:

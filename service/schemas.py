@@ -216,7 +216,7 @@ class ModelBody(BaseModel):
     version: int | None = None
     versions: list[int]
     ready: bool
-    reason: str | None = Field(None, description="Why it does not answer.")
+    reason: str | None = Field(None, description="Why it does not answer, or not with the version it should.")
     task: str | None = None
     card: dict[str, Any] | None = None
 

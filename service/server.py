@@ -18,6 +18,9 @@ from attnserve.service.settings import read_settings
 
 log = logging.getLogger(__name__)
 
+# EX_SOFTWARE of sysexits.h.
+EXIT_DEVICE_LOST = 70
+
 
 class _Server(uvicorn.Server):
     """uvicorn stops accepting as soon as it is told to stop, before any load balancer has noticed. This one waits."""
@@ -59,12 +62,17 @@ def serve(parsed: argparse.Namespace) -> int:
     gc.set_threshold(100_000, 50, 100)
     set_up_logs(settings.log_level, settings.log_format)
     metrics = Metrics()
-    catalogue = Catalogue(parsed.repository, settings, metrics.observer)
     failures: list[BaseException] = []
 
     def stop(error: BaseException) -> None:
         failures.append(error)
         server.should_exit = True
+
+    def give_up() -> None:
+        # Whoever started the process starts it again, on a device that works.
+        server.should_exit = True
+
+    catalogue = Catalogue(parsed.repository, settings, metrics.observer, on_lost=give_up)
 
     config = uvicorn.Config(
         create_app(catalogue, metrics=metrics, on_failure=stop),
@@ -89,4 +97,6 @@ def serve(parsed: argparse.Namespace) -> int:
     # Bound here, not by uvicorn: a port that is taken is known before models are loaded.
     listener = open_listener(config)
     server.run([listener])
+    if catalogue.is_lost:
+        return EXIT_DEVICE_LOST
     return 1 if failures or not server.started else 0

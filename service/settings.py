@@ -6,6 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from attnserve.service.cost import Cost
+
 ENV_PREFIX = "ATTNSERVE_"
 KIB, MIB = 1024, 1024 * 1024
 
@@ -25,6 +27,21 @@ class Settings(BaseSettings):
     )
     num_threads: int = Field(
         0, ge=0, le=1024, description="Compute threads per model; 0 is the number of cores this process may use."
+    )
+    engines: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Batches of a model that run at once, each on its share of the threads, all with the same weights. "
+        "More than 1 pays where models are so small that a batch keeps no more than one core busy; then one per core.",
+    )
+    poll_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="How often the repository is looked at for new versions and aliases; 0 is never. A look takes "
+        "a few system calls per model.",
     )
     max_wait_ms: float = Field(
         0.0,
@@ -89,7 +106,17 @@ class Settings(BaseSettings):
         gt=0,
         le=600,
         allow_inf_nan=False,
-        description="Longest time per model spent at start-up measuring what a batch costs.",
+        description="Longest time spent measuring what batches of a model cost, if that is not known yet.",
+    )
+    tuning_cache: str = Field(
+        "~/.cache/attnserve",
+        description="Folder in which measured costs are remembered, by model shape, machine and threads, so that the "
+        "next start is faster; empty is none.",
+    )
+    tuning: dict[str, Cost] = Field(
+        default_factory=dict,
+        description="Costs by model, as JSON, instead of measured ones: "
+        "`tuning.cost` of `GET /v1/models/{model}` on a machine like this one.",
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people, or a JSON object per line for machines."

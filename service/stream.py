@@ -12,10 +12,10 @@ from starlette.requests import ClientDisconnect
 
 from attnserve.service.answer import EVENTS, JSON
 from attnserve.service.body import while_connected
-from attnserve.service.catalogue import ServedModel
 from attnserve.service.continuation import Generated, continue_sequences
 from attnserve.service.deadline import Deadline
 from attnserve.service.engine import Answer, Job
+from attnserve.service.model import ServedModel
 from attnserve.service.prediction import describe_entry
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import Problem, describe_problem

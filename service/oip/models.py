@@ -1,11 +1,11 @@
-"""Models as the protocol's other routes show them: metadata, configuration and the index of the repository."""
+"""Models as the protocol's other routes show them: metadata, configuration and statistics."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from attnserve.service.catalogue import Catalogue, ServedModel
+from attnserve.service.model import ServedModel
 from attnserve.service.oip.mapping import input_specs, optional_outputs, output_spec
-from attnserve.service.oip.request import parse_json
-from attnserve.service.oip.tensors import Spec, get_field
+from attnserve.service.oip.tensors import Spec
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 # Triton's names in model configurations.
@@ -40,24 +40,10 @@ def describe_config(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def list_repository(catalogue: Catalogue, body: bytes) -> list[dict[str, str]]:
-    """Answer of `POST /v2/repository/index`: a row per model, the version empty where none is served.
-
-    Raises:
-        BadRequest: the body is neither empty nor JSON with a boolean `ready`, if any.
-    """
-    only_ready = get_field(parse_json(body), "ready", bool, False) if body else False
-    rows = []
-    served = dict(catalogue.models)
-    for name in catalogue.names:
-        model = served.get(name)
-        if model is not None and model.batcher.is_open:
-            rows.append({"name": name, "version": str(model.version), "state": "READY", "reason": ""})
-        elif not only_ready:
-            is_loading = model is None and name not in catalogue.failures
-            state = "LOADING" if is_loading else "UNAVAILABLE"
-            rows.append({"name": name, "version": "", "state": state, "reason": catalogue.explain(name)})
-    return rows
+def describe_statistics(models: Iterable[ServedModel]) -> dict[str, Any]:
+    """Answer of `GET /v2/models/stats` and of that of one model."""
+    rows = [{"name": model.name, "version": str(model.version), **model.statistics.describe()} for model in models]
+    return {"model_stats": rows}
 
 
 def _configure(spec: Spec) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from numpy.typing import NDArray
 
 from attnserve.service.oip.tensors import Spec, get_field, read_raw, read_tensor
+from attnserve.service.preprocess import parse_object
 from attnserve.service.problems import BadRequest
 from attnserve.service.selection import describe
 
@@ -60,7 +60,7 @@ def parse_request(body: bytes, header_length: str | None, inputs: Sequence[Spec]
     if header_length is not None and size == 0:
         spec = inputs[0]
         return Request(inputs={spec.name: read_raw(body, spec)}, outputs=[Wanted(spec=outputs[0], is_binary=True)])
-    document = parse_json(body[:size])
+    document = parse_object(body[:size])
     parameters = get_field(document, "parameters", dict, {})
     is_binary = get_field(parameters, "binary_data_output", bool, False, "parameters.")
     identity = get_field(document, "id", str, None)
@@ -82,22 +82,6 @@ def _parse_header_length(value: str | None, num_bytes: int) -> int:
         expected = f"an integer from 0 to {num_bytes}, the size of the body"
         raise BadRequest.about(HEADER, f"expected {expected}, got {value[:24]!r}")
     return int(value)
-
-
-def parse_json(text: bytes) -> dict[str, Any]:
-    """An object.
-
-    Raises:
-        BadRequest: anything else.
-    """
-    try:
-        document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise BadRequest.about("body", f"expected JSON, got something else at {place}: {error.msg}") from None
-    if not isinstance(document, dict):
-        raise BadRequest.about("body", f"expected a JSON object, got {describe(document)}")
-    return document
 
 
 def _parse_inputs(document: dict[str, Any], binary: memoryview, specs: Mapping[str, Spec]) -> dict[str, NDArray[Any]]:

@@ -7,22 +7,21 @@ from fastapi import APIRouter, Request, Response
 
 import attnserve
 from attnserve.service.attention import held_bytes
-from attnserve.service.body import in_turn, read_body, while_connected
+from attnserve.service.body import in_turn, while_connected
 from attnserve.service.budget import Budget
-from attnserve.service.catalogue import ServedModel
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer, Job
+from attnserve.service.model import ServedModel
 from attnserve.service.oip import schemas
 from attnserve.service.oip.answer import count_numbers, render_answer
 from attnserve.service.oip.mapping import Asked, input_specs, optional_outputs, output_spec, parse_asked
-from attnserve.service.oip.models import describe_config, describe_metadata, list_repository
+from attnserve.service.oip.models import describe_config, describe_metadata, describe_statistics
 from attnserve.service.oip.request import HEADER, parse_request
 from attnserve.service.openapi import describe_body
-from attnserve.service.problems import Unavailable
 from attnserve.service.routing import (
-    LARGE_BODY_BYTES,
     PlainRoute,
     answer_json,
+    check_ready,
     find_model,
     get,
     get_catalogue,
@@ -32,7 +31,7 @@ from attnserve.service.routing import (
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 
-EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "model_repository(index)")
+EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "model_repository", "statistics")
 # Answers beyond it are rendered off the event loop: writing as many numbers as JSON takes a millisecond.
 LARGE_ANSWER_NUMBERS = 16 * 1024
 
@@ -54,9 +53,15 @@ async def live(_: Request) -> Response:
 @get(router, "/v2/health/ready", responses=schemas.SERVER_READY_ANSWERS)
 async def ready(request: Request) -> Response:
     """Ready: loading is over and at least one model answers."""
-    if not get_catalogue(request).is_ready:
-        raise Unavailable("models are being loaded, or none answers")
+    check_ready(get_catalogue(request))
     return answer_json({"ready": True})
+
+
+# Before the models: the protocol has the word in the place of a name.
+@get(router, "/v2/models/stats", responses=schemas.STATISTICS_ANSWERS)
+async def show_all_statistics(request: Request) -> Response:
+    """What every model has done since its version was loaded."""
+    return answer_json(describe_statistics(get_catalogue(request).models.values()))
 
 
 @get(router, "/v2/models/{model}", responses=schemas.METADATA_ANSWERS)
@@ -95,11 +100,16 @@ async def version_ready(request: Request, model: str, version: str) -> Response:
     return answer_json({"name": find_model(request, model, version).name, "ready": True})
 
 
-@router.post("/v2/repository/index", responses=schemas.INDEX_ANSWERS, openapi_extra=describe_body(schemas.IndexBody))
-async def show_index(request: Request) -> Response:
-    """Every model of the repository, and why those that are not ready are not."""
-    body = await read_body(request, LARGE_BODY_BYTES, lambda _: None, as_json=False)
-    return answer_json(list_repository(get_catalogue(request), body))
+@get(router, "/v2/models/{model}/stats", responses=schemas.STATISTICS_ANSWERS)
+async def show_statistics(request: Request, model: str) -> Response:
+    """What the served version of a model has done since it was loaded."""
+    return answer_json(describe_statistics([find_model(request, model, None)]))
+
+
+@get(router, "/v2/models/{model}/versions/{version}/stats", responses=schemas.STATISTICS_ANSWERS)
+async def show_version_statistics(request: Request, model: str, version: str) -> Response:
+    """As `show_statistics`, for one version."""
+    return answer_json(describe_statistics([find_model(request, model, version)]))
 
 
 @router.post(
@@ -129,7 +139,7 @@ async def _infer(request: Request, name: str, version: str | None) -> Response:
 async def _infer_in_time(request: Request, name: str, version: str | None, deadline: Deadline) -> Response:
     settings: Settings = request.app.state.settings
     budget: Budget = request.app.state.budget
-    model = find_model(request, name, version)
+    model = request.scope["asked"] = find_model(request, name, version)
     parse = functools.partial(_parse, header=request.headers.get(HEADER))
     # Clients send binary bodies as bytes, or JSON without saying that it is.
     asked = await read_request(request, model.reader, parse, as_json=False)

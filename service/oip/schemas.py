@@ -6,7 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attnserve.service.oip.answer import BINARY
 from attnserve.service.openapi import ASKING, describe_answer
-from attnserve.service.problems import BadRequest, NotAcceptable, NotFound, TooLarge, Unavailable, UnsupportedMediaType
+from attnserve.service.problems import (
+    BadRequest,
+    Conflict,
+    NotAcceptable,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+)
 
 
 class InputTensor(BaseModel):
@@ -66,6 +74,22 @@ class IndexBody(BaseModel):
     ready: bool = Field(False, description="Only models that answer.")
 
 
+class LoadBody(BaseModel):
+    """Body of `POST /v2/repository/models/{model}/load`; none at all means the newest version."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"parameters": {"version": 1}}]})
+
+    parameters: dict[str, Any] = Field({}, description="`version`: which one; the newest unless named.")
+
+
+class UnloadBody(BaseModel):
+    """Body of `POST /v2/repository/models/{model}/unload`; may be left out."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+    parameters: dict[str, Any] = Field({}, description="Taken, and of no effect: models depend on nothing.")
+
+
 METADATA = {
     "name": "nt-expressive",
     "versions": ["1"],
@@ -105,8 +129,36 @@ CONFIG = {
 }
 INDEX = [
     {"name": "nt-expressive", "version": "1", "state": "READY", "reason": ""},
-    {"name": "nt-unfinished", "version": "", "state": "UNAVAILABLE", "reason": "cannot be served: no model.onnx"},
+    {"name": "nt-unfinished", "version": "1", "state": "UNAVAILABLE", "reason": "version 1 cannot be served: damaged"},
 ]
+STATISTICS = {
+    "model_stats": [
+        {
+            "name": "nt-expressive",
+            "version": "1",
+            "last_inference": 1795348800000,
+            "inference_count": 2,
+            "execution_count": 1,
+            "inference_stats": {
+                "success": {"count": 1, "ns": 1_200_000},
+                "fail": {"count": 0, "ns": 0},
+                "queue": {"count": 2, "ns": 80_000},
+                "compute_input": {"count": 1, "ns": 40_000},
+                "compute_infer": {"count": 1, "ns": 300_000},
+                "compute_output": {"count": 1, "ns": 90_000},
+                "cache_hit": {"count": 0, "ns": 0},
+                "cache_miss": {"count": 0, "ns": 0},
+            },
+            "batch_stats": [
+                {
+                    "batch_size": 2,
+                    "compute_infer": {"count": 1, "ns": 300_000},
+                    "compute_input": {"count": 1, "ns": 40_000},
+                }
+            ],
+        }
+    ]
+}
 ASKING_TENSORS = [problem for problem in ASKING if problem is not NotAcceptable]
 
 SERVER_ANSWERS = describe_answer(
@@ -117,5 +169,9 @@ SERVER_READY_ANSWERS = describe_answer({"ready": True}, Unavailable)
 METADATA_ANSWERS = describe_answer(METADATA, NotFound, Unavailable)
 CONFIG_ANSWERS = describe_answer(CONFIG, NotFound, Unavailable)
 INDEX_ANSWERS = describe_answer(INDEX, BadRequest, TooLarge, UnsupportedMediaType)
+CHANGING = (BadRequest, NotFound, Conflict, TooLarge, UnsupportedMediaType)
+LOAD_ANSWERS = describe_answer({"name": "nt-expressive", "version": "1", "state": "READY"}, *CHANGING)
+UNLOAD_ANSWERS = describe_answer({"name": "nt-expressive", "state": "UNAVAILABLE"}, *CHANGING)
+STATISTICS_ANSWERS = describe_answer(STATISTICS, NotFound, Unavailable)
 MODEL_READY_ANSWERS = describe_answer({"name": "nt-expressive", "ready": True}, NotFound, Unavailable)
 INFER_ANSWERS = describe_answer(INFERRED, *ASKING_TENSORS, formats=(BINARY,))

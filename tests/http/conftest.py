@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import threading
-from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -12,12 +11,15 @@ import pytest
 from attnserve.bundle import read_manifest
 from attnserve.service.app import create_app
 from attnserve.service.batching import Batcher
-from attnserve.service.catalogue import Catalogue, ServedModel
+from attnserve.service.catalogue import Catalogue
 from attnserve.service.cost import Cost
 from attnserve.service.engine import Answer
+from attnserve.service.model import ServedModel
 from attnserve.service.observer import NOBODY
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
+from attnserve.service.statistics import Statistics
+from attnserve.service.tuning import Tuning
 
 PREDICT = "/v1/models/tiny/predict"
 # Less than nothing is saved by sharing a batch, so nobody does.
@@ -30,7 +32,7 @@ class Engine:
 
     def __init__(self, manifest):
         self.manifest = manifest
-        self.runtime = SimpleNamespace(device="cpu")
+        self.device = "cpu"
         self.observer = NOBODY
         self.started = threading.Semaphore(0)
         self.release = threading.Semaphore(0)
@@ -63,10 +65,11 @@ def make_app(bundles):
                 model = ServedModel(
                     name="tiny",
                     version=1,
-                    versions=(1,),
                     engine=engine,
                     batcher=batcher,
                     reader=Reader(engine.manifest),
+                    tuning=Tuning(source="given", num_engines=1, num_threads=1, cost=ALONE),
+                    statistics=Statistics(),
                 )
                 catalogue.models["tiny"] = model
                 catalogue.is_loading = False

@@ -1,0 +1,51 @@
+"""The machine: how many cores and how much memory this process may use, within the limits of its container."""
+
+import os
+from pathlib import Path
+
+CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
+
+
+def count_cores() -> int:
+    """Cores this process may use: its affinity, within the cgroup's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = _read_cgroup("cpu.max", "cpu/cpu.cfs_quota_us")
+    if quota is not None and quota.split()[0] not in ("max", "-1"):
+        period = (_read_cgroup("cpu.max", "cpu/cpu.cfs_period_us") or "100000").split()[-1]
+        cores = min(cores, max(1, round(int(quota.split()[0]) / int(period))))
+    return cores
+
+
+def memory_limit() -> int:
+    """Bytes this process may use: the cgroup's limit, else the machine's memory."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _cgroup_limit()
+    return physical if limit is None else min(physical, limit)
+
+
+def free_memory() -> int:
+    """Bytes this process may still take: what is left of the cgroup's limit, and what the machine has to give."""
+    free = memory_limit()
+    if MEMINFO.is_file():
+        lines = (line.split() for line in MEMINFO.read_text().splitlines())
+        free = next((1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), free)
+    limit, used = _cgroup_limit(), _read_cgroup("memory.current", "memory/memory.usage_in_bytes")
+    if limit is None or used is None:
+        return free
+    # The cache of files counts as used, and is given up when somebody needs the memory.
+    statistics = (_read_cgroup("memory.stat", "memory/memory.stat") or "").splitlines()
+    by_name = {words[0]: int(words[1]) for words in map(str.split, statistics) if len(words) == 2}
+    cached = by_name.get("inactive_file", by_name.get("total_inactive_file", 0))
+    return min(free, max(0, limit - int(used) + cached))
+
+
+def _cgroup_limit() -> int | None:
+    limit = _read_cgroup("memory.max", "memory/memory.limit_in_bytes")
+    return int(limit) if limit is not None and limit.isdigit() else None
+
+
+def _read_cgroup(version_2: str, version_1: str) -> str | None:
+    for path in (CGROUP / version_2, CGROUP / version_1):
+        if path.is_file():
+            return path.read_text().strip()
+    return None

@@ -1,0 +1,151 @@
+"""`ServedModel`: a version of a model that answers, and how it comes to that: loaded, proven, tuned, behind a queue."""
+
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from attnserve.bundle import TOKENIZER_FILE, BundleError, Manifest
+from attnserve.records import to_json
+from attnserve.service.batching import Batcher
+from attnserve.service.engine import Engine
+from attnserve.service.machine import count_cores, free_memory, memory_limit
+from attnserve.service.observer import Observer, Observers
+from attnserve.service.sequences import Reader
+from attnserve.service.settings import Settings
+from attnserve.service.statistics import Statistics
+from attnserve.service.tuning import Tuner, Tuning
+from attnserve.text import TextReader, read_tokenizer
+
+log = logging.getLogger(__name__)
+
+# Of the bundle's files: they are read, and then laid out for this processor, before what was read is given back.
+LOAD_FACTOR = 2
+
+
+# Compared by identity, and known to nobody's `repr`.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ServedModel:
+    """A model that answers. Its queue is closed when the last reference to it is gone."""
+
+    name: str
+    version: int
+    engine: Engine
+    batcher: Batcher
+    reader: Reader
+    tuning: Tuning
+    statistics: Statistics
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's description."""
+        return self.engine.manifest
+
+
+def make_tuner(settings: Settings) -> Tuner:
+    """The tuner that settings describe."""
+    cache = settings.tuning_cache
+    return Tuner(
+        max_seconds=settings.tuning_seconds,
+        folder=Path(cache).expanduser() if cache else None,
+        given=settings.tuning,
+    )
+
+
+def load_model(
+    folder: Path, settings: Settings, tuner: Tuner, *, observer: Observer, on_lost: Callable[[], None], is_idle: bool
+) -> ServedModel:
+    """Load a bundle, prove it on this device, and put it behind a queue.
+
+    Args:
+        folder: the bundle, `REPOSITORY/model/version`.
+        settings: of the service.
+        tuner: finds out what batches cost.
+        observer: told of the work.
+        on_lost: told that the device answers nothing any more.
+        is_idle: whether no other model is at work in this process.
+
+    Raises:
+        BundleError: damaged, outside its certificate on this device, or too large for the memory that is left.
+        TextError: its tokenizer is malformed.
+        DeviceError: the device asked for cannot be used.
+    """
+    begin = time.monotonic()
+    name, version = folder.parent.name, int(folder.name)
+    check_room(folder)
+    num_threads = settings.num_threads or max(1, count_cores() // settings.engines)
+    engine = Engine(folder, device=settings.device, num_threads=num_threads)
+    check_answerable(engine.manifest)
+    reader = Reader(engine.manifest, open_text(folder, engine.manifest))
+    tuning = tuner.tune(name, engine, settings.engines, is_idle=is_idle)
+    # Only now: what was measured above is no traffic.
+    statistics = Statistics()
+    engine.observer = Observers(observer, statistics)
+    batcher = Batcher(
+        engine.run,
+        tuning.cost,
+        max_batch_bytes=settings.max_batch_bytes or memory_limit() // 2,
+        max_queue=settings.max_queue,
+        max_batch_ms=settings.max_batch_ms,
+        max_wait_ms=settings.max_wait_ms,
+        num_workers=settings.engines,
+        name=f"engine-{name}",
+        observer=engine.observer,
+        is_sound=engine.is_sound,
+        on_lost=on_lost,
+    )
+    model = ServedModel(
+        name=name,
+        version=version,
+        engine=engine,
+        batcher=batcher,
+        reader=reader,
+        tuning=tuning,
+        statistics=statistics,
+    )
+    # Without waiting for its workers: whoever lets go last may be the event loop.
+    weakref.finalize(model, batcher.stop).atexit = False
+    took = time.monotonic() - begin
+    log.info("%s/%d answers on %s after %.1f s: %s", name, version, engine.device, took, engine.verdict)
+    return model
+
+
+def open_text(folder: Path, manifest: Manifest) -> TextReader | None:
+    """The bundle's tokenizer, if its model reads text.
+
+    Raises:
+        TextError: it is malformed or does not fit the model.
+    """
+    has_text = TOKENIZER_FILE in manifest.files
+    return read_tokenizer(folder / TOKENIZER_FILE, manifest) if has_text else None
+
+
+def check_answerable(manifest: Manifest) -> None:
+    """Refuse what only an answer would stumble over.
+
+    Raises:
+        BundleError: text or numbers that JSON cannot carry.
+    """
+    try:
+        orjson.dumps(to_json(manifest))
+    except TypeError as error:  # Half a surrogate pair, or an integer beyond 64 bits: only a card has room for them.
+        raise BundleError(f"manifest: cannot be written as JSON: {error}") from None
+
+
+def check_room(folder: Path) -> None:
+    """Refuse a bundle for which there is no memory: the system would end the whole process, and all models with it.
+
+    Raises:
+        BundleError: says how much is needed, and how much there is.
+    """
+    needed = LOAD_FACTOR * sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = free_memory()
+    if needed > free:
+        raise BundleError(
+            f"{folder}: loading it takes about {needed} bytes of memory beside what is loaded, and {free} are free; "
+            "expected more memory, or another model to be unloaded first"
+        )
