@@ -4,10 +4,8 @@ import asyncio
 import select
 import selectors
 import sys
-from typing import TYPE_CHECKING
 
-# For mypy, which reads this on macOS too.
-if sys.platform == "linux" or TYPE_CHECKING:
+if sys.platform == "linux":
 
     class PunctualSelector(selectors.EpollSelector):
         """epoll counts in whole milliseconds and rounds up, so that every request would leave half of one too late.
@@ -26,5 +24,8 @@ if sys.platform == "linux" or TYPE_CHECKING:
 
 
 def make_loop() -> asyncio.AbstractEventLoop:
-    """A new event loop; elsewhere than on Linux the selector is precise by itself."""
-    return asyncio.SelectorEventLoop(PunctualSelector() if sys.platform == "linux" else None)
+    """A new event loop."""
+    if sys.platform == "linux":
+        return asyncio.SelectorEventLoop(PunctualSelector())
+    # kqueue counts in nanoseconds.
+    return asyncio.SelectorEventLoop()
