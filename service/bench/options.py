@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +27,7 @@ class LoadOptions:
 
     url: str
     model: str
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
     """Empty: none is sent."""
     rate: float = 10.0
     """Requests per second, of an open loop."""
@@ -83,8 +83,8 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of a load. What is not given is not in the namespace, so that a load option beside a bundle is seen."""
     group = parser.add_argument_group("a running service, with --url")
 
-    def add(flag: str, field: str, help_text: str, **settings: Any) -> None:
-        group.add_argument(flag, dest=field, default=argparse.SUPPRESS, help=help_text, **settings)
+    def add(flag: str, name: str, help_text: str, **settings: Any) -> None:
+        group.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=help_text, **settings)
 
     number: dict[str, Any] = {"type": float, "metavar": "X"}
     count: dict[str, Any] = {"type": int, "metavar": "N"}
@@ -130,7 +130,7 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_given(parsed: argparse.Namespace) -> list[str]:
     """Fields of a load that the command line names, `url` aside."""
-    return [field.name for field in fields(LoadOptions) if field.name != "url" and hasattr(parsed, field.name)]
+    return [each.name for each in fields(LoadOptions) if each.name != "url" and hasattr(parsed, each.name)]
 
 
 def read_options(parsed: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> LoadOptions:

@@ -111,7 +111,8 @@ def test_a_server_that_does_not_answer_ends_the_run(serve_app, tmp_path):
     assert bench(serve_app(Stub(None)), *SHORTLY, "--timeout-s", "0.3", "--json", str(path)) == 0
     figures = json.loads(path.read_text())
     assert sum(figures["errors"].values()) == figures["num_offered"] == 40
-    assert figures["errors"]["timeout"] > 0
+    # On a machine that stands still at that moment, some are late before they are sent.
+    assert set(figures["errors"]) <= {"timeout", "unsent"}
     assert figures["latency_ms"] is None
 
 

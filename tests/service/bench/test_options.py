@@ -42,6 +42,7 @@ def test_the_key_may_be_in_the_environment():
     environment = {"ATTNSERVE_API_KEY": "secret"}
     assert read(environment=environment).api_key == "secret"
     assert read("--api-key", "other", environment=environment).api_key == "other"
+    assert "secret" not in repr(read(environment=environment))
 
 
 WRONG = {
