@@ -11,6 +11,7 @@ import attnserve
 from attnserve.bundle import PRECISIONS
 
 EXTRAS = {
+    "aiohttp": "bench",
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
+        extra = COMMANDS[str(chosen)].extra or extra
         return _fail(f"`attnserve {chosen}` needs {error.name}: pip install 'attnserve[{extra}]'")
     except (ValueError, RuntimeError, OSError) as error:
         # Ours say what was expected and what came, which a traceback would only hide; others are bugs.
@@ -147,13 +149,13 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
-    from attnserve.service.bench import add_arguments
+    from attnserve.service.bench.command import add_arguments
 
     add_arguments(parser)
 
 
 def _bench(parsed: argparse.Namespace) -> int:
-    from attnserve.service.bench import run
+    from attnserve.service.bench.command import run
 
     return run(parsed)
 
@@ -165,6 +167,8 @@ class Command:
     summary: str
     run: Callable[[argparse.Namespace], int]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
+    extra: str | None = None
+    """Brings all that this command may lack, of which other extras have some too."""
 
 
 COMMANDS = {
@@ -176,6 +180,11 @@ COMMANDS = {
         summary="Replay a bundle's golden on this machine; needs no torch.", run=_check, add_arguments=_add_check
     ),
     "serve": Command(summary="Serve every model of a repository over HTTP.", run=_serve, add_arguments=_add_serve),
-    "bench": Command(summary="Measure the engine against bare ONNX Runtime.", run=_bench, add_arguments=_add_bench),
+    "bench": Command(
+        summary="Measure an engine against bare ONNX Runtime, or a running service under load.",
+        run=_bench,
+        add_arguments=_add_bench,
+        extra="bench",
+    ),
     "variants": Command(summary="List the attention variants.", run=_variants),
 }

@@ -76,6 +76,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["train"],
         ["train", "frobnicate"],
         ["serve"],
+        ["bench"],
+        ["bench", "bundle", "--url", "http://127.0.0.1:8000"],
+        ["bench", "--rate", "5"],
     ],
     ids=" ".join,
 )
@@ -113,9 +116,37 @@ def test_without_onnx_export_names_the_extra() -> None:
     assert done.stderr == "attnserve: `attnserve export` needs onnx: pip install 'attnserve[export]'\n"
 
 
+@pytest.mark.parametrize("missing", ["aiohttp", "tqdm"])
+def test_without_its_client_the_extra_of_a_load_is_named(missing: str) -> None:
+    done = run_without((missing,), "bench", "--url", "http://127.0.0.1:8000", "--model", "m")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"attnserve: `attnserve bench` needs {missing}: pip install 'attnserve[bench]'\n"
+
+
+def test_an_engine_is_measured_without_the_extra(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = run_without(("aiohttp", "tqdm", "torch"), "bench", str(BUNDLE), "--rounds", "1", "--json", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(file.read_text())["ratios"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([str(BUNDLE), "--rate", "5"], "bundle: expected no options of a load beside it, got rate"),
+        (["--url", "http://h", "--rounds", "5"], "--url: expected no options of an engine beside it, got rounds"),
+        (["--url", "http://h"], "--model: expected the name of a model, got none"),
+        ([str(BUNDLE), "--json", "no/such/folder/x"], "--json: expected a file in a folder that exists, got no/such/f"),
+    ],
+)
+def test_bench_measures_one_of_two_things(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *arguments]) == 1
+    assert capsys.readouterr().err.startswith(f"attnserve: {said}")
+
+
 @pytest.mark.parametrize("arguments", [("check", str(BUNDLE)), ("serve", "--help"), ("--help",), ("check", "--help")])
 def test_what_serves_needs_no_torch(arguments: tuple[str, ...]) -> None:
-    done = run_without(("torch", "onnx", "onnxscript", "tqdm", "jaxtyping"), *arguments)
+    done = run_without(("torch", "onnx", "onnxscript", "tqdm", "jaxtyping", "aiohttp"), *arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
 

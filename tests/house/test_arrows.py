@@ -73,6 +73,13 @@ ARROWS = {
         | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn"},
         when_called=set(),
     ),
+    # The extra `bench`: `attnserve bench BUNDLE` runs without it.
+    "attnserve.service.bench": Arrows(
+        at_import=SPINE | {"attnserve.service", "numpy", "orjson"}, when_called={"attnserve.service", "tqdm"}
+    ),
+    "attnserve.service.bench.client": Arrows(
+        at_import=SPINE | {"attnserve.service", "aiohttp", "orjson", "yarl"}, when_called=set()
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""`attnserve bench`: what the engine and its queue cost beyond bare ONNX Runtime, as ratios of CPU time in one run.
+"""What the engine and its queue cost beyond bare ONNX Runtime, as ratios of CPU time in one run.
 
 Each ratio divides two CPU times of this process, all its threads included: medians of rounds taken alternately. CPU
 time, because the machine may be shared; ratios, because machines differ.
@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -38,15 +37,6 @@ class Ratio:
     baseline_seconds: float
     """CPU seconds of what it is compared with."""
     num_batches: int
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `attnserve bench`."""
-    parser.add_argument("bundle", help="bundle folder, REPOSITORY/model/version")
-    parser.add_argument("--rounds", type=int, default=3, help="times each measurement is repeated (default: 3)")
-    parser.add_argument("--num-threads", type=int, default=1, help="compute threads (default: 1)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
 
 def run(parsed: argparse.Namespace) -> int:
