@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from attnserve.service.cost import Cost, Shape, take_batch
+from attnserve.service.cost import Cost, take_batch
 from attnserve.service.engine import Answer, Job
 from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import InternalError, Overloaded, Problem, TooLarge, Unavailable
@@ -114,7 +114,7 @@ class Batcher:
             Unavailable: closed.
         """
         self._check_size(jobs)
-        seconds = [self._cost.seconds(Shape().add(len(job.sequence))) for job in jobs]
+        seconds = [self._cost.seconds_alone(len(job.sequence)) for job in jobs]
         now = self._clock()
         ticket = Ticket(len(jobs), now, stages)
         with self._changed:
@@ -140,7 +140,7 @@ class Batcher:
     def _check_size(self, jobs: Sequence[Job]) -> None:
         lengths = [len(job.sequence) for job in jobs]
         longest = max(lengths)
-        if self._cost.bytes(Shape().add(longest)) > self._max_batch_bytes:
+        if self._cost.bytes_alone(longest) > self._max_batch_bytes:
             fits = self._cost.longest_within(self._max_batch_bytes)
             raise TooLarge.about(
                 f"sequences[{lengths.index(longest)}]",

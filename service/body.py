@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 # A packed body is unpacked this much at a time, and others are served in between: a byte of it may become a thousand.
 PIECE_BYTES = 256 * 1024
+# For so long nobody looks whether a client is still there.
+PATIENCE_SECONDS = 0.02
 
 
 async def read_body(
@@ -66,7 +68,12 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     Raises:
         ClientDisconnect: the client left.
     """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
+    working = asyncio.ensure_future(work)
+    # Most are done by then, and a task that watches the client costs as much as a small model.
+    await asyncio.wait((working,), timeout=PATIENCE_SECONDS)
+    if working.done():
+        return working.result()
+    leaving = asyncio.ensure_future(_disconnect(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
