@@ -65,6 +65,7 @@ class Runtime:
         device: "cpu", "cuda" or "auto" (CUDA where a CUDA session can really be made).
         num_threads: of each session; 0 is ONNX Runtime's choice, one per physical core.
         op_library: native library of kernels registered with the model's session; without one the bodies run.
+        binds: whether inputs and outputs are bound to the device before a run; None is where it is not the CPU.
 
     Raises:
         BundleError: the bundle is damaged, or ONNX Runtime cannot load it or `op_library`.
@@ -78,12 +79,14 @@ class Runtime:
         device: str = "cpu",
         num_threads: int = 0,
         op_library: str | os.PathLike[str] | None = None,
+        binds: bool | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
         verify_files(self.folder, self.manifest)
         precision = self.manifest.certificate.precision
         self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, op_library, precision)
+        self.binds = self.device != "cpu" if binds is None else binds
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
             raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
         self._weights = {
@@ -121,8 +124,21 @@ class Runtime:
             capture: [C] packed rows the captures among `outputs` are gathered from.
             head_scale: [layers, heads] factor on every head's output; None is all ones.
         """
-        values = self.session.run(list(outputs), self.feeds(packed, rows, capture, head_scale))
-        return dict(zip(outputs, values, strict=True))
+        feeds = self.feeds(packed, rows, capture, head_scale)
+        names = list(outputs)
+        values = self._run_bound(names, feeds) if self.binds else self.session.run(names, feeds)
+        return dict(zip(names, values, strict=True))
+
+    def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run with inputs and outputs bound: outputs stay on the device until all are there, and are fetched at once."""
+        binding = self.session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in names:
+            binding.bind_output(name, self.device)
+        self.session.run_with_iobinding(binding)
+        values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
+        return values
 
     def weigh(
         self,
