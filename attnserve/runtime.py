@@ -221,22 +221,28 @@ def _open_model(
     if device == "cpu":
         _refuse_bfloat16(path, precision)
         return _open(path, "cpu", num_threads, op_library), "cpu"
-    import onnxruntime
+    reason = explain_no_cuda()
+    if reason is None:
+        import onnxruntime
 
-    reason = "this onnxruntime has no CUDA provider; install attnserve[gpu]"
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        if _has_nvidia_driver():
-            onnxruntime.preload_dlls()
-            session = _open(path, "cuda", num_threads, op_library)
-            if session.get_providers()[0] == "CUDAExecutionProvider":
-                return session, "cuda"
-            reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
-        else:
-            reason = "this machine has no NVIDIA driver"
+        onnxruntime.preload_dlls()
+        session = _open(path, "cuda", num_threads, op_library)
+        if session.get_providers()[0] == "CUDAExecutionProvider":
+            return session, "cuda"
+        reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
     if device == "cuda":
         raise DeviceError(f"{NO_DEVICE}: {reason}")
     _refuse_bfloat16(path, precision)
     return _open(path, "cpu", num_threads, op_library), "cpu"
+
+
+def explain_no_cuda() -> str | None:
+    """What this machine lacks for CUDA, as far as can be told without a model; None if nothing."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this onnxruntime has no CUDA provider; install attnserve[gpu]"
+    return None if _has_nvidia_driver() else "this machine has no NVIDIA driver"
 
 
 def _refuse_bfloat16(path: Path, precision: str) -> None:
