@@ -130,7 +130,7 @@ class Runtime:
         return dict(zip(names, values, strict=True))
 
     def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run with inputs and outputs bound: outputs stay on the device until all are there, and are fetched at once."""
+        """Run with inputs and outputs bound: outputs stay on the device until all are there."""
         binding = self.session.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
