@@ -116,14 +116,15 @@ class Batcher:
         self._check_size(jobs)
         seconds = [self._cost.seconds_alone(len(job.sequence)) for job in jobs]
         now = self._clock()
-        ticket = Ticket(len(jobs), now, stages)
+        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(future, len(jobs), now, stages)
         with self._changed:
             if self._closed:
                 raise Unavailable(STOPPED)
             self._check_room(len(jobs), math.inf if due is None else due - now)
             self._queue.put(ticket, jobs, seconds, now)
             self._changed.notify()
-        return await asyncio.wrap_future(ticket.future)
+        return await future
 
     def stop(self) -> None:
         """Stop taking work; the workers finish what is queued and end by themselves."""

@@ -50,11 +50,14 @@ async def read_body(
     # A server checks that it is a number; that of one beyond 18 digits no longer matters.
     if declared.isdecimal() and int(declared[:18]) > limit_bytes:
         raise _too_large(limit_bytes)
-    parts = _limit(request.stream(), limit_bytes)
+    parts = request.stream()
     if encoding != "identity":
-        parts = _limit(_unpack(parts, encoding), limit_bytes)
-    chunks = []
+        parts = _unpack(_limit(parts, limit_bytes), encoding)
+    chunks, size = [], 0
     async for chunk in parts:
+        size += len(chunk)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
         hold(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)

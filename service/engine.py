@@ -15,7 +15,7 @@ from attnserve.bundle import LOGITS, BundleError
 from attnserve.golden import read_golden, replay
 from attnserve.interface import Interface
 from attnserve.packing import Packed, pack
-from attnserve.runtime import Runtime
+from attnserve.runtime import NO_ROWS, Runtime
 from attnserve.service.observer import NOBODY, Observer
 
 log = logging.getLogger(__name__)
@@ -138,15 +138,15 @@ def form_feeds(jobs: Sequence[Job]) -> Feeds:
     """Pack jobs into one batch; rows and captures follow the order of the jobs."""
     packed = pack([job.sequence for job in jobs])
     starts = packed.starts
-    rows = np.concatenate([start + job.positions for start, job in zip(starts, jobs, strict=True)])
+    rows = [start + job.positions for start, job in zip(starts, jobs, strict=True)]
     captured = [
         np.arange(start, start + len(job.sequence)) for start, job in zip(starts, jobs, strict=True) if job.captures
     ]
     names = sorted(frozenset().union(*(job.captures for job in jobs)))
     return Feeds(
         packed=packed,
-        rows=rows,
-        capture=np.concatenate(captured) if captured else np.empty(0, np.int64),
+        rows=rows[0] if len(rows) == 1 else np.concatenate(rows),
+        capture=np.concatenate(captured) if captured else NO_ROWS,
         outputs=[LOGITS, *names],
     )
 

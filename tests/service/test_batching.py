@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 import threading
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
+from attnserve.service import queue
 from attnserve.service.batching import Batcher
 from attnserve.service.cost import Cost, Shape
 from attnserve.service.engine import Answer, Job
@@ -302,15 +302,17 @@ def test_a_client_who_leaves_while_its_batch_runs_disturbs_nobody(make):
 
 @pytest.mark.parametrize("finish", ["deliver", "fail"])
 def test_answer_and_departure_may_meet(make, monkeypatch, finish):
-    # Between looking whether the client is there and telling it, it leaves; `Future` allows no second ending.
+    # Between looking whether the client is there and telling it, it leaves; a future allows no second ending.
     _, batcher = make()
-    notify = Future.set_running_or_notify_cancel
+    told = []
 
-    def leave_first(future):
+    def leave_first(future, *outcome):
         future.cancel()
-        return notify(future)
+        told.append(future)
+        return tell(future, *outcome)
 
-    monkeypatch.setattr(Future, "set_running_or_notify_cancel", leave_first)
+    tell = queue._tell
+    monkeypatch.setattr(queue, "_tell", leave_first)
 
     async def ask():
         with pytest.raises(asyncio.CancelledError):
@@ -319,6 +321,7 @@ def test_answer_and_departure_may_meet(make, monkeypatch, finish):
         return numbers(await batcher.submit([job(2)]))
 
     assert asyncio.run(ask()) == [2]
+    assert len(told) == 1
 
 
 def test_a_full_queue_takes_all_of_a_request_or_nothing(make):
