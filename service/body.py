@@ -50,7 +50,7 @@ async def read_body(
     # A server checks that it is a number; that of one beyond 18 digits no longer matters.
     if declared.isdecimal() and int(declared[:18]) > limit_bytes:
         raise _too_large(limit_bytes)
-    parts = request.stream()
+    parts: AsyncIterator[bytes] = request.stream()
     if encoding != "identity":
         parts = _unpack(_limit(parts, limit_bytes), encoding)
     chunks, size = [], 0
