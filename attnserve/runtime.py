@@ -86,6 +86,7 @@ class Runtime:
         verify_files(self.folder, self.manifest)
         precision = self.manifest.certificate.precision
         self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, op_library, precision)
+        self._shrinking = _shrinking_options(self.device)
         self.binds = self.device != "cpu" if binds is None else binds
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
             raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
@@ -114,6 +115,8 @@ class Runtime:
         outputs: Sequence[str],
         capture: NDArray[np.int64] = NO_ROWS,
         head_scale: NDArray[np.float32] | None = None,
+        *,
+        shrink: bool = False,
     ) -> dict[str, NDArray[Any]]:
         """Run the graph on one batch.
 
@@ -123,20 +126,22 @@ class Runtime:
             outputs: names of the outputs to return.
             capture: [C] packed rows the captures among `outputs` are gathered from.
             head_scale: [layers, heads] factor on every head's output; None is all ones.
+            shrink: whether memory that earlier runs needed, and this one does not, is given back to the system.
         """
         feeds = self.feeds(packed, rows, capture, head_scale)
         names = list(outputs)
-        values = self._run_bound(names, feeds) if self.binds else self.session.run(names, feeds)
+        options = self._shrinking if shrink else None
+        values = self._run_bound(names, feeds, options) if self.binds else self.session.run(names, feeds, options)
         return dict(zip(names, values, strict=True))
 
-    def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]], options: Any) -> list[NDArray[Any]]:
         """Run with inputs and outputs bound: outputs stay on the device until all are there."""
         binding = self.session.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name in names:
             binding.bind_output(name, self.device)
-        self.session.run_with_iobinding(binding)
+        self.session.run_with_iobinding(binding, options)
         values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
         return values
 
@@ -259,6 +264,16 @@ def _has_nvidia_driver() -> bool:
     # /dev/dxg: Linux under Windows has no other trace of it.
     places = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
     return sys.platform == "win32" or any(Path(place).exists() for place in places)
+
+
+def _shrinking_options(device: str) -> Any:
+    """Options of a run that gives back memory. ONNX Runtime keeps what the largest batch ever took, else."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    arenas = "cpu:0" if device == "cpu" else "cpu:0;gpu:0"
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+    return options
 
 
 def _open(path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None = None) -> Any:
