@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class Waiting:
     """When it was queued, in seconds."""
     seconds: float
     """What it would cost alone, by estimate."""
+    due: float
+    """When nobody waits any more."""
 
 
 class Queue:
@@ -107,12 +110,14 @@ class Queue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, ticket: Ticket, jobs: Sequence[Job], seconds: Sequence[float], now: float) -> None:
+    def put(
+        self, ticket: Ticket, jobs: Sequence[Job], seconds: Sequence[float], now: float, due: float = math.inf
+    ) -> None:
         """Append the jobs of a request, which cost `seconds` each if alone."""
         for place, (job, cost) in enumerate(zip(jobs, seconds, strict=True)):
             turn = self._turn + place
             self._waiting.append(
-                Waiting(job=job, ticket=ticket, place=place, turn=turn, since=now, seconds=cost),
+                Waiting(job=job, ticket=ticket, place=place, turn=turn, since=now, seconds=cost, due=due),
             )
             self._seconds[turn] = self._seconds.get(turn, 0.0) + cost
 

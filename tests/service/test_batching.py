@@ -424,3 +424,55 @@ def test_many_threads_of_clients(make):
     for thread in threads:
         thread.join()
     assert results == {number: [[number * 100 + k for k in range(3)]] * 5 for number in range(1, 9)}
+
+
+def test_who_cannot_be_answered_in_time_does_not_run_while_others_can(make):
+    now = [0.0]
+    # One second per step, and nothing saved by sharing.
+    cost = Cost(seconds_per_run=-0.1, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+    model, batcher = make(Model(is_open=False), cost=cost, clock=lambda: now[0])
+
+    async def ask():
+        first = await hold(model, batcher)
+        late = asyncio.create_task(batcher.submit([job(1, 2)], due=6.0))
+        patient = asyncio.create_task(batcher.submit([job(2, 2)]))
+        await until(lambda: batcher.num_waiting == 2)
+        now[0] = 5.0
+        model.gate.set()
+        await asyncio.gather(first, patient)
+        assert not late.done()
+        late.cancel()
+
+    asyncio.run(ask())
+    assert model.batches == [[0], [2]]
+
+
+def test_alone_it_runs_however_late(make):
+    cost = Cost(seconds_per_run=9, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+    model, batcher = make(cost=cost, clock=lambda: 0.0)
+    # What is expected may be wrong, and nothing else would ever show it.
+    assert numbers(asyncio.run(batcher.submit([job(1)], due=0.001))) == [1]
+    assert model.batches == [[1]]
+
+
+def test_admission_knows_what_is_running_and_who_shares_the_last_batch(make):
+    cost = Cost(seconds_per_run=-0.1, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+    model, batcher = make(Model(is_open=False), cost=cost, clock=lambda: 0.0)
+
+    async def ask():
+        first = await hold(model, batcher)
+        waiting = asyncio.create_task(batcher.submit([job(1, 3)]))
+        await until(lambda: batcher.num_waiting == 1)
+        # 0.9 s are running, 2.9 s wait, and the last batch may take as long as all that waits and itself: 4.8 s.
+        with pytest.raises(Overloaded) as refused:
+            await batcher.submit([job(2, 2)], due=8.5)
+        assert refused.value.headers == {"Retry-After": "1"}
+        with pytest.raises(Overloaded) as refused:
+            await batcher.submit([job(2, 2)], due=3.0)
+        assert refused.value.headers == {"Retry-After": "6"}
+        let_in = asyncio.create_task(batcher.submit([job(2, 2)], due=8.7))
+        await until(lambda: batcher.num_waiting == 2)
+        model.gate.set()
+        await asyncio.gather(first, waiting, let_in)
+
+    asyncio.run(ask())
