@@ -30,6 +30,9 @@ from attnserve.bundle import (
 from attnserve.interface import Interface
 from attnserve.packing import Packed
 
+# Its wheels report to Microsoft unless told not to, and read this when they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 DEVICES = ("auto", "cpu", "cuda")
 NO_DEVICE = "device: expected a usable CUDA device, got none"
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)

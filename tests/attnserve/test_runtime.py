@@ -1,8 +1,11 @@
 """`Runtime` opens only what it can vouch for, on the device it was told, and weighs as the formulas say."""
 
 import dataclasses
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -287,3 +290,16 @@ def test_weights_are_read_from_inside_the_bundle_only(folder: Path, tmp_path: Pa
     rehash(folder)
     with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
         Runtime(folder, num_threads=1)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_onnx_runtime_reports_to_nobody_unless_the_operator_says_so(given: str | None, expected: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    if given is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = given
+    code = (
+        "import os, sys, attnserve.runtime as r; assert 'onnxruntime' not in sys.modules; "
+        f"r.Runtime({str(BUNDLE)!r}, num_threads=1); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected]

@@ -1,5 +1,7 @@
 """Packing jobs into one run and giving everyone their own rows."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -139,3 +141,22 @@ def test_a_bundle_outside_its_certificate_is_refused(copy_bundle, tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="golden replay failed"):
         Engine(folder, device="cpu", num_threads=1, tuning_seconds=0.1)
+
+
+def test_memory_is_given_back_now_and_then(bundles, monkeypatch):
+    engine = Engine(bundles / "tiny" / "1", device="cpu", num_threads=1)
+    run, seen = engine.runtime.run, []
+
+    def watched(*arguments, shrink=False):
+        seen.append(shrink)
+        return run(*arguments, shrink=shrink)
+
+    monkeypatch.setattr(engine.runtime, "run", watched)
+    now = [100.0]
+    monkeypatch.setattr("attnserve.service.engine.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for seconds in (0, 1, 8.9, 0.2, 0, 11):
+        now[0] += seconds
+        engine.run_lengths([3, 5])
+    assert seen == [True, False, False, True, False, True]
+    engine.shrink()
+    assert seen[-1]
