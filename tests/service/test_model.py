@@ -85,7 +85,7 @@ def test_a_model_that_nobody_holds_is_freed_and_its_workers_end(bundles):
     model = load(bundles / "tiny" / "1", settings(engines=2))
     workers, engine = threads_of("tiny"), weakref.ref(model.engine)
     assert len(workers) == 2
-    model = None  # noqa: F841 - what this is about
+    model = None
     gc.collect()
     for worker in workers:
         worker.join(timeout=20)
