@@ -65,6 +65,7 @@ class Runtime:
         device: "cpu", "cuda" or "auto" (CUDA where a CUDA session can really be made).
         num_threads: of each session; 0 is ONNX Runtime's choice, one per physical core.
         op_library: native library of kernels registered with the model's session; without one the bodies run.
+        binds: whether inputs and outputs are bound to the device before a run; None is where it is not the CPU.
 
     Raises:
         BundleError: the bundle is damaged, or ONNX Runtime cannot load it or `op_library`.
@@ -78,12 +79,15 @@ class Runtime:
         device: str = "cpu",
         num_threads: int = 0,
         op_library: str | os.PathLike[str] | None = None,
+        binds: bool | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
         verify_files(self.folder, self.manifest)
         precision = self.manifest.certificate.precision
         self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, op_library, precision)
+        self._shrinking = _shrinking_options(self.device)
+        self.binds = self.device != "cpu" if binds is None else binds
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
             raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
         self._weights = {
@@ -111,6 +115,8 @@ class Runtime:
         outputs: Sequence[str],
         capture: NDArray[np.int64] = NO_ROWS,
         head_scale: NDArray[np.float32] | None = None,
+        *,
+        shrink: bool = False,
     ) -> dict[str, NDArray[Any]]:
         """Run the graph on one batch.
 
@@ -120,9 +126,24 @@ class Runtime:
             outputs: names of the outputs to return.
             capture: [C] packed rows the captures among `outputs` are gathered from.
             head_scale: [layers, heads] factor on every head's output; None is all ones.
+            shrink: whether memory that earlier runs needed, and this one does not, is given back to the system.
         """
-        values = self.session.run(list(outputs), self.feeds(packed, rows, capture, head_scale))
-        return dict(zip(outputs, values, strict=True))
+        feeds = self.feeds(packed, rows, capture, head_scale)
+        names = list(outputs)
+        options = self._shrinking if shrink else None
+        values = self._run_bound(names, feeds, options) if self.binds else self.session.run(names, feeds, options)
+        return dict(zip(names, values, strict=True))
+
+    def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]], options: Any) -> list[NDArray[Any]]:
+        """Run with inputs and outputs bound: outputs stay on the device until all are there."""
+        binding = self.session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in names:
+            binding.bind_output(name, self.device)
+        self.session.run_with_iobinding(binding, options)
+        values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
+        return values
 
     def weigh(
         self,
@@ -205,22 +226,28 @@ def _open_model(
     if device == "cpu":
         _refuse_bfloat16(path, precision)
         return _open(path, "cpu", num_threads, op_library), "cpu"
-    import onnxruntime
+    reason = explain_no_cuda()
+    if reason is None:
+        import onnxruntime
 
-    reason = "this onnxruntime has no CUDA provider; install attnserve[gpu]"
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        if _has_nvidia_driver():
-            onnxruntime.preload_dlls()
-            session = _open(path, "cuda", num_threads, op_library)
-            if session.get_providers()[0] == "CUDAExecutionProvider":
-                return session, "cuda"
-            reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
-        else:
-            reason = "this machine has no NVIDIA driver"
+        onnxruntime.preload_dlls()
+        session = _open(path, "cuda", num_threads, op_library)
+        if session.get_providers()[0] == "CUDAExecutionProvider":
+            return session, "cuda"
+        reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
     if device == "cuda":
         raise DeviceError(f"{NO_DEVICE}: {reason}")
     _refuse_bfloat16(path, precision)
     return _open(path, "cpu", num_threads, op_library), "cpu"
+
+
+def explain_no_cuda() -> str | None:
+    """What this machine lacks for CUDA, as far as can be told without a model; None if nothing."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this onnxruntime has no CUDA provider; install attnserve[gpu]"
+    return None if _has_nvidia_driver() else "this machine has no NVIDIA driver"
 
 
 def _refuse_bfloat16(path: Path, precision: str) -> None:
@@ -237,6 +264,16 @@ def _has_nvidia_driver() -> bool:
     # /dev/dxg: Linux under Windows has no other trace of it.
     places = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
     return sys.platform == "win32" or any(Path(place).exists() for place in places)
+
+
+def _shrinking_options(device: str) -> Any:
+    """Options of a run that gives back memory. ONNX Runtime keeps what the largest batch ever took, else."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    arenas = "cpu:0" if device == "cpu" else "cpu:0;gpu:0"
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+    return options
 
 
 def _open(path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None = None) -> Any:

@@ -6,8 +6,8 @@ user data, so of the path there is only the route that matched.
 
 import logging
 import re
+import secrets
 import time
-import uuid
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -89,4 +89,4 @@ def _choose_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and re.fullmatch(rb"[A-Za-z0-9._-]{1,64}", value):
             return str(value.decode("ascii"))
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

@@ -35,7 +35,9 @@ def choose_format(accept: str | None, formats: Sequence[str] = FORMATS) -> str:
     Raises:
         NotAcceptable: none of them is wanted.
     """
-    entries = [_parse_range(entry) for entry in (accept or "*/*").split(",")]
+    if not accept or accept == "*/*":
+        return formats[0]
+    entries = [_parse_range(entry) for entry in accept.split(",")]
     best, best_rank = None, (0.0, 0)
     for media_type in formats:
         for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
@@ -45,7 +47,7 @@ def choose_format(accept: str | None, formats: Sequence[str] = FORMATS) -> str:
                     best, best_rank = media_type, max(ranks)
                 break
     if best is None:
-        raise NotAcceptable.about("Accept", f"expected one of {', '.join(formats)}, got {(accept or '')[:100]!r}")
+        raise NotAcceptable.about("Accept", f"expected one of {', '.join(formats)}, got {accept[:100]!r}")
     return best
 
 

@@ -62,6 +62,8 @@ def create_app(
         lifespan=lifespan,
         # A redirect would be built from the Host header, and clients do not send a body twice.
         redirect_slashes=False,
+        # It would put paths into them, which are user data.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     metrics = Metrics() if metrics is None else metrics
     metrics.show_models(catalogue)
@@ -73,9 +75,8 @@ def create_app(
     # holds the interpreter's lock anyway, and a document takes many times the memory of its body.
     app.state.parsing = asyncio.Semaphore(1)
     app.state.weighing = asyncio.Semaphore(min(count_cores(), MAX_WEIGHING))
-    app.include_router(routes.router)
-    app.include_router(oip.router)
-    app.include_router(oip_repository.router)
+    # Not `include_router`, behind which every request is matched twice. What is asked most comes first.
+    app.router.routes[:0] = [*routes.router.routes, *oip.router.routes, *oip_repository.router.routes]
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)

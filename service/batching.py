@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from attnserve.service.cost import Cost, Shape, take_batch
+from attnserve.service.cost import Cost, take_batch
 from attnserve.service.engine import Answer, Job
 from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import InternalError, Overloaded, Problem, TooLarge, Unavailable
@@ -82,6 +82,8 @@ class Batcher:
         self._lost = False
         self._pace = 1.0
         """Seconds a second of estimated work has taken of late; less than 1 where batches save time."""
+        self._running_until = -math.inf
+        """When the batch that began last should be done."""
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(num_workers)
         ]
@@ -115,16 +117,17 @@ class Batcher:
             Unavailable: closed.
         """
         self._check_size(jobs)
-        seconds = [self._cost.seconds(Shape().add(len(job.sequence))) for job in jobs]
+        seconds = [self._cost.seconds_alone(len(job.sequence)) for job in jobs]
         now = self._clock()
-        ticket = Ticket(len(jobs), now, stages)
+        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(future, len(jobs), now, stages)
         with self._changed:
             if self._closed:
                 raise Unavailable(STOPPED)
-            self._check_room(len(jobs), math.inf if due is None else due - now)
-            self._queue.put(ticket, jobs, seconds, now)
+            self._check_room(seconds, math.inf if due is None else due - now)
+            self._queue.put(ticket, jobs, seconds, now, math.inf if due is None else due)
             self._changed.notify()
-        return await asyncio.wrap_future(ticket.future)
+        return await future
 
     def stop(self) -> None:
         """Stop taking work; the workers finish what is queued and end by themselves."""
@@ -141,7 +144,7 @@ class Batcher:
     def _check_size(self, jobs: Sequence[Job]) -> None:
         lengths = [len(job.sequence) for job in jobs]
         longest = max(lengths)
-        if self._cost.bytes(Shape().add(longest)) > self._max_batch_bytes:
+        if self._cost.bytes_alone(longest) > self._max_batch_bytes:
             fits = self._cost.longest_within(self._max_batch_bytes)
             raise TooLarge.about(
                 f"sequences[{lengths.index(longest)}]",
@@ -151,21 +154,27 @@ class Batcher:
         if len(jobs) > self._max_queue:
             raise TooLarge.about("sequences", f"expected at most {self._max_queue} in one request, got {len(jobs)}")
 
-    def _check_room(self, num_jobs: int, seconds_left: float) -> None:
-        num_waiting = len(self._queue)
-        wait = self._queue.seconds_before(num_jobs) * self._pace / len(self._threads)
+    def _check_room(self, seconds: Sequence[float], seconds_left: float) -> None:
+        num_jobs, num_waiting = len(seconds), len(self._queue)
+        if not num_waiting and num_jobs <= self._max_queue:
+            return
+        ahead = self._queue.seconds_before(num_jobs)
+        wait = (ahead * self._pace + max(0.0, self._running_until - self._clock())) / len(self._threads)
         excess = num_waiting + num_jobs - self._max_queue
         if excess > 0:
             raise _overloaded(
                 f"{num_waiting} sequences are waiting and at most {self._max_queue} may; {num_jobs} more were sent",
                 wait * excess / max(num_waiting, 1),
             )
+        # Others share the last batch, and it is done when all of them are.
+        last = max(max(seconds), min(self._max_batch_ms / 1000, ahead + sum(seconds)))
+        late = wait + last * self._pace - seconds_left
         # Whoever is let in to be told later that it took too long has cost others their turn.
-        if wait > seconds_left:
+        if late > 0:
             raise _overloaded(
                 f"{num_waiting} sequences are waiting, about {1000 * wait:.0f} ms of work; "
                 f"the timeout leaves {1000 * seconds_left:.0f}",
-                wait - seconds_left,
+                late,
             )
 
     def _serve(self) -> None:
@@ -201,6 +210,7 @@ class Batcher:
                 # Meanwhile others may only join at the end.
                 present = [waiting for waiting in snapshot if not waiting.ticket.is_over]
                 present.sort(key=lambda waiting: waiting.turn)
+                present = self._drop_late(present)
                 places = take_batch(
                     (len(waiting.job.sequence) for waiting in present),
                     self._cost,
@@ -215,8 +225,16 @@ class Batcher:
                 if batch:
                     return batch
 
+    def _drop_late(self, present: list[Waiting]) -> list[Waiting]:
+        """Leave out those who cannot be answered in time, if there are others; their own deadline tells them."""
+        now = self._clock()
+        hopeful = [waiting for waiting in present if now + waiting.seconds * self._pace <= waiting.due]
+        return hopeful or present
+
     def _answer(self, batch: list[Waiting]) -> None:
         begin = self._clock()
+        expected = sum(waiting.seconds for waiting in batch)
+        self._running_until = begin + expected * self._pace
         for waiting in batch:
             waiting.ticket.begin(begin)
             self._observer.waited(begin - waiting.since)
@@ -229,7 +247,7 @@ class Batcher:
             self._retry(batch, error)
             return
         now = self._clock()
-        self._learn(now - begin, sum(waiting.seconds for waiting in batch))
+        self._learn(now - begin, expected)
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.ticket.deliver(waiting.place, answer, now)
 

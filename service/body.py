@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 # A packed body is unpacked this much at a time, and others are served in between: a byte of it may become a thousand.
 PIECE_BYTES = 256 * 1024
+# For so long nobody looks whether a client is still there.
+PATIENCE_SECONDS = 0.02
 
 
 async def read_body(
@@ -48,11 +50,14 @@ async def read_body(
     # A server checks that it is a number; that of one beyond 18 digits no longer matters.
     if declared.isdecimal() and int(declared[:18]) > limit_bytes:
         raise _too_large(limit_bytes)
-    parts = _limit(request.stream(), limit_bytes)
+    parts: AsyncIterator[bytes] = request.stream()
     if encoding != "identity":
-        parts = _limit(_unpack(parts, encoding), limit_bytes)
-    chunks = []
+        parts = _unpack(_limit(parts, limit_bytes), encoding)
+    chunks, size = [], 0
     async for chunk in parts:
+        size += len(chunk)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
         hold(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
@@ -66,7 +71,12 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     Raises:
         ClientDisconnect: the client left.
     """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
+    working = asyncio.ensure_future(work)
+    # Most are done by then, and a task that watches the client costs as much as a small model.
+    await asyncio.wait((working,), timeout=PATIENCE_SECONDS)
+    if working.done():
+        return working.result()
+    leaving = asyncio.ensure_future(_disconnect(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

@@ -6,7 +6,6 @@ long sequence makes its short neighbours as expensive as itself. Seconds and byt
     per run + per row * T + per cell * B * N^2
 """
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -62,14 +61,22 @@ class Cost:
         """Memory one run needs beyond the weights."""
         return self.bytes_per_row * shape.num_rows + self.bytes_per_cell * shape.num_cells
 
+    def seconds_alone(self, length: int) -> float:
+        """Time a run of one sequence takes."""
+        return self.seconds_per_run + self.seconds_per_row * length + self.seconds_per_cell * length**2
+
+    def bytes_alone(self, length: int) -> float:
+        """Memory a run of one sequence needs beyond the weights."""
+        return self.bytes_per_row * length + self.bytes_per_cell * length**2
+
     def longest_within(self, max_bytes: float) -> int:
         """Longest single sequence whose bytes stay within `max_bytes`."""
         low, high = 0, 1
-        while self.bytes(Shape().add(high)) <= max_bytes:
+        while self.bytes_alone(high) <= max_bytes:
             low, high = high, high * 2
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.bytes(Shape().add(middle)) <= max_bytes else (low, middle)
+            low, high = (middle, high) if self.bytes_alone(middle) <= max_bytes else (low, middle)
         return low
 
 
@@ -83,11 +90,9 @@ def take_batch(
     """
     places: list[int] = []
     batch, alone = Shape(), 0.0
-    # The queue may hold thousands, of few distinct lengths.
-    seconds_alone = functools.cache(lambda length: cost.seconds(Shape().add(length)))
     for place, length in enumerate(lengths):
         joined = batch.add(length)
-        alone_with = alone + seconds_alone(length)
+        alone_with = alone + cost.seconds_alone(length)
         allowed_seconds = min(alone_with, max_seconds)
         if not places or (cost.seconds(joined) <= allowed_seconds and cost.bytes(joined) <= max_bytes):
             places.append(place)

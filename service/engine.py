@@ -15,10 +15,13 @@ from attnserve.bundle import LOGITS, BundleError
 from attnserve.golden import read_golden, replay
 from attnserve.interface import Interface
 from attnserve.packing import Packed, pack
-from attnserve.runtime import Runtime
+from attnserve.runtime import NO_ROWS, Runtime
 from attnserve.service.observer import NOBODY, Observer
 
 log = logging.getLogger(__name__)
+
+# How often a run gives back what earlier ones needed and it does not. To take memory again costs a batch a few percent.
+SHRINK_SECONDS = 10.0
 
 
 # Without a repr: inputs and answers are user data, and what can be printed ends up in a log one day.
@@ -75,7 +78,7 @@ class Engine:
         self.runtime = Runtime(folder, device=device, num_threads=num_threads)
         self.manifest = self.runtime.manifest
         self._golden = read_golden(folder)
-        self._checked = -math.inf
+        self._checked = self._shrunk = -math.inf
         self.report = replay(self.runtime, self._golden)
         if not self.report.passed:
             raise BundleError(f"{folder}: golden replay failed: {self.report.table()}")
@@ -111,11 +114,19 @@ class Engine:
         begin = time.perf_counter()
         feeds = form_feeds(jobs)
         packed = time.perf_counter()
-        outputs = self.runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture)
+        shrink = begin - self._shrunk > SHRINK_SECONDS
+        if shrink:
+            self._shrunk = begin
+        outputs = self.runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, shrink=shrink)
         self.observer.ran(
             lengths=feeds.packed.lengths, pack_seconds=packed - begin, compute_seconds=time.perf_counter() - packed
         )
         return split_outputs(jobs, outputs)
+
+    def shrink(self) -> None:
+        """Give back the memory that golden and measurements took: the longest sequences there are."""
+        self._shrunk = -math.inf
+        self.run_lengths([1])
 
     def run_lengths(self, lengths: Sequence[int]) -> None:
         """Run one batch of sequences of these lengths, for its cost alone."""
@@ -138,15 +149,15 @@ def form_feeds(jobs: Sequence[Job]) -> Feeds:
     """Pack jobs into one batch; rows and captures follow the order of the jobs."""
     packed = pack([job.sequence for job in jobs])
     starts = packed.starts
-    rows = np.concatenate([start + job.positions for start, job in zip(starts, jobs, strict=True)])
+    rows = [start + job.positions for start, job in zip(starts, jobs, strict=True)]
     captured = [
         np.arange(start, start + len(job.sequence)) for start, job in zip(starts, jobs, strict=True) if job.captures
     ]
     names = sorted(frozenset().union(*(job.captures for job in jobs)))
     return Feeds(
         packed=packed,
-        rows=rows,
-        capture=np.concatenate(captured) if captured else np.empty(0, np.int64),
+        rows=rows[0] if len(rows) == 1 else np.concatenate(rows),
+        capture=np.concatenate(captured) if captured else NO_ROWS,
         outputs=[LOGITS, *names],
     )
 

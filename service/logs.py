@@ -32,6 +32,10 @@ class JsonFormatter(logging.Formatter):
 
 def set_up_logs(level: str, log_format: str) -> None:
     """Send all logs to stderr, in the format asked for."""
+    # No format shows where in the code a line comes from, which process and thread wrote it; finding it all out takes
+    # longer than writing it.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
@@ -18,6 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.histogram import Histogram
 from attnserve.service.observer import Observer
 
 # A series more for every one there is, of when it began: nobody asks.
@@ -69,7 +69,7 @@ class Metrics:
 
     def observe_request(self, route: str, model: str, status: int, seconds: float) -> None:
         """An answer has been sent; `route` is the template, `model` empty if there is none of that name."""
-        self._requests.labels(route, model, str(status)).observe(seconds)
+        self._requests.labels(route, model, str(status))(seconds)
 
     def observe_rejected(self, status: int) -> None:
         """A problem has been answered."""
@@ -79,13 +79,13 @@ class Metrics:
         """What an engine and its queue tell of their work."""
         labels = (model, str(version))
         return _ModelObserver(
-            queue=self._queue.labels(*labels).observe,
-            pack=self._pack.labels(*labels).observe,
-            compute=self._compute.labels(*labels).observe,
-            render=self._render.labels(*labels).observe,
-            sequences=self._sequences.labels(*labels).observe,
-            rows=self._rows.labels(*labels).observe,
-            padding=self._padding.labels(*labels).observe,
+            queue=self._queue.labels(*labels),
+            pack=self._pack.labels(*labels),
+            compute=self._compute.labels(*labels),
+            render=self._render.labels(*labels),
+            sequences=self._sequences.labels(*labels),
+            rows=self._rows.labels(*labels),
+            padding=self._padding.labels(*labels),
             failed=self._failed.labels(*labels).inc,
         )
 
@@ -94,11 +94,14 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, description: str, labels: Iterable[str]) -> Histogram:
-        full = f"inference_{name}_duration_seconds"
-        return Histogram(full, description, tuple(labels), buckets=SECONDS, registry=self.registry)
+        return self._register(Histogram(f"inference_{name}_duration_seconds", description, tuple(labels), SECONDS))
 
     def _sizes(self, name: str, description: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, description, MODEL, buckets=buckets, registry=self.registry)
+        return self._register(Histogram(name, description, MODEL, buckets))
+
+    def _register(self, histogram: Histogram) -> Histogram:
+        self.registry.register(histogram)
+        return histogram
 
 
 class _ModelObserver(Observer):

@@ -82,6 +82,7 @@ def load_model(
     check_answerable(engine.manifest)
     reader = Reader(engine.manifest, open_text(folder, engine.manifest))
     tuning = tuner.tune(name, engine, settings.engines, is_idle=is_idle)
+    engine.shrink()
     # Only now: what was measured above is no traffic.
     statistics = Statistics()
     engine.observer = Observers(observer, statistics)

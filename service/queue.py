@@ -1,8 +1,10 @@
 """The queue in front of an engine: tickets of requests, whose sequences take turns."""
 
+import asyncio
+import contextlib
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attnserve.service.engine import Answer, Job
@@ -13,13 +15,17 @@ class Ticket:
     """The jobs of one request: a single future that is done when all of them are.
 
     Args:
+        future: of an event loop, where the answers are waited for; the rest of this is called by workers.
         num_jobs: answers to wait for.
         since: when the request was queued.
         stages: of the request.
     """
 
-    def __init__(self, num_jobs: int, since: float, stages: Stages | None = None) -> None:
-        self.future: Future[list[Answer]] = Future()
+    def __init__(
+        self, future: "asyncio.Future[list[Answer]]", num_jobs: int, since: float, stages: Stages | None = None
+    ) -> None:
+        self._future = future
+        self._is_settled = False
         self._answers: list[Answer | None] = [None] * num_jobs
         self._num_missing = num_jobs
         self._since = since
@@ -29,7 +35,7 @@ class Ticket:
     @property
     def is_over(self) -> bool:
         """Whether nobody waits any more: failed, or the client left."""
-        return self.future.done()
+        return self._is_settled or self._future.done()
 
     def begin(self, now: float) -> None:
         """One of the jobs is about to run."""
@@ -45,16 +51,29 @@ class Ticket:
         if not self._num_missing:
             if self._stages is not None and self._begun is not None:
                 self._stages.add("compute", self._begun, now)
-            self._finish(lambda: self.future.set_result([answer for answer in self._answers if answer is not None]))
+            self._settle([answer for answer in self._answers if answer is not None], None)
 
     def fail(self, error: BaseException) -> None:
         """Settle the future with an error, unless it is settled."""
-        self._finish(lambda: self.future.set_exception(error))
+        self._settle([], error)
 
-    def _finish(self, settle: Callable[[], None]) -> None:
-        # The client may leave between the check and the call; then there is nobody to tell.
-        if not self.is_over and self.future.set_running_or_notify_cancel():
-            settle()
+    def _settle(self, answers: list[Answer], error: BaseException | None) -> None:
+        if self.is_over:
+            return
+        self._is_settled = True
+        # Without its event loop nobody is left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._future.get_loop().call_soon_threadsafe(_tell, self._future, answers, error)
+
+
+def _tell(future: "asyncio.Future[list[Answer]]", answers: list[Answer], error: BaseException | None) -> None:
+    # The client may have left in the meantime.
+    if future.done():
+        return
+    if error is None:
+        future.set_result(answers)
+    else:
+        future.set_exception(error)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +90,8 @@ class Waiting:
     """When it was queued, in seconds."""
     seconds: float
     """What it would cost alone, by estimate."""
+    due: float
+    """When nobody waits any more."""
 
 
 class Queue:
@@ -91,12 +112,14 @@ class Queue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, ticket: Ticket, jobs: Sequence[Job], seconds: Sequence[float], now: float) -> None:
+    def put(
+        self, ticket: Ticket, jobs: Sequence[Job], seconds: Sequence[float], now: float, due: float = math.inf
+    ) -> None:
         """Append the jobs of a request, which cost `seconds` each if alone."""
         for place, (job, cost) in enumerate(zip(jobs, seconds, strict=True)):
             turn = self._turn + place
             self._waiting.append(
-                Waiting(job=job, ticket=ticket, place=place, turn=turn, since=now, seconds=cost),
+                Waiting(job=job, ticket=ticket, place=place, turn=turn, since=now, seconds=cost, due=due),
             )
             self._seconds[turn] = self._seconds.get(turn, 0.0) + cost
             self._counts[turn] = self._counts.get(turn, 0) + 1

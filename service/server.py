@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from attnserve.runtime import NO_DEVICE, DeviceError, explain_no_cuda
 from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.logs import set_up_logs
@@ -62,6 +63,9 @@ def serve(parsed: argparse.Namespace) -> int:
     gc.set_threshold(100_000, 50, 100)
     set_up_logs(settings.log_level, settings.log_format)
     metrics = Metrics()
+    # Known before anything is loaded, or listens.
+    if settings.device == "cuda" and (reason := explain_no_cuda()) is not None:
+        raise DeviceError(f"{NO_DEVICE}: {reason}")
     failures: list[BaseException] = []
 
     def stop(error: BaseException) -> None:

@@ -251,3 +251,39 @@ def test_captures_kept_in_float16_are_widened(runtime: Runtime) -> None:
     (block,) = runtime.weigh(layer, key, key, steps=np.array(range(5)), heads=[0, 1])
     assert block.weights.dtype == np.float32
     np.testing.assert_allclose(block.weights, weights_by_hand(layer, key, key, range(5), [0, 1]), atol=2e-6)
+
+
+@pytest.mark.parametrize("with_captures", [False, True])
+def test_bound_inputs_and_outputs_give_the_same_numbers(runtime: Runtime, with_captures: bool) -> None:
+    bound = Runtime(BUNDLE, num_threads=1, binds=True)
+    assert bound.binds
+    assert not runtime.binds
+    packed = pack([np.array([1, 2, 3, 4]), np.array([0])])
+    names = ["logits", *(runtime.manifest.layers[0].captures.values() if with_captures else ())]
+    capture = np.arange(5 if with_captures else 0)
+    # Twice: what one run leaves behind must not be another's.
+    for _ in range(2):
+        plain, found = (one.run(packed, np.array([3, 4]), names, capture) for one in (runtime, bound))
+        assert list(plain) == list(found)
+        for name in names:
+            np.testing.assert_array_equal(plain[name], found[name])
+
+
+@pytest.mark.parametrize("location", ["../secret", "{root}/secret", "weights/../../secret", "missing"])
+def test_weights_are_read_from_inside_the_bundle_only(folder: Path, tmp_path: Path, location: str) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the export extra")
+    model = onnx.load(folder / bundle.MODEL_FILE)
+    tensor = next(entry for entry in model.graph.initializer if entry.data_type == onnx.TensorProto.FLOAT)
+    raw = onnx.numpy_helper.to_array(tensor).tobytes()
+    (tmp_path / "secret").write_bytes(raw)
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": location.format(root=tmp_path), "length": str(len(raw))}.items():
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    (folder / bundle.MODEL_FILE).write_bytes(model.SerializeToString())
+    # Whoever made the bundle made its hashes too.
+    rehash(folder)
+    with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
+        Runtime(folder, num_threads=1)

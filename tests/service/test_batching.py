@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 import threading
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
+from attnserve.service import queue
 from attnserve.service.batching import Batcher
 from attnserve.service.cost import Cost, Shape
 from attnserve.service.engine import Answer, Job
@@ -302,15 +302,17 @@ def test_a_client_who_leaves_while_its_batch_runs_disturbs_nobody(make):
 
 @pytest.mark.parametrize("finish", ["deliver", "fail"])
 def test_answer_and_departure_may_meet(make, monkeypatch, finish):
-    # Between looking whether the client is there and telling it, it leaves; `Future` allows no second ending.
+    # Between looking whether the client is there and telling it, it leaves; a future allows no second ending.
     _, batcher = make()
-    notify = Future.set_running_or_notify_cancel
+    told = []
 
-    def leave_first(future):
+    def leave_first(future, *outcome):
         future.cancel()
-        return notify(future)
+        told.append(future)
+        return tell(future, *outcome)
 
-    monkeypatch.setattr(Future, "set_running_or_notify_cancel", leave_first)
+    tell = queue._tell
+    monkeypatch.setattr(queue, "_tell", leave_first)
 
     async def ask():
         with pytest.raises(asyncio.CancelledError):
@@ -319,6 +321,7 @@ def test_answer_and_departure_may_meet(make, monkeypatch, finish):
         return numbers(await batcher.submit([job(2)]))
 
     assert asyncio.run(ask()) == [2]
+    assert len(told) == 1
 
 
 def test_a_full_queue_takes_all_of_a_request_or_nothing(make):
@@ -421,3 +424,55 @@ def test_many_threads_of_clients(make):
     for thread in threads:
         thread.join()
     assert results == {number: [[number * 100 + k for k in range(3)]] * 5 for number in range(1, 9)}
+
+
+def test_who_cannot_be_answered_in_time_does_not_run_while_others_can(make):
+    now = [0.0]
+    # One second per step, and nothing saved by sharing.
+    cost = Cost(seconds_per_run=-0.1, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+    model, batcher = make(Model(is_open=False), cost=cost, clock=lambda: now[0])
+
+    async def ask():
+        first = await hold(model, batcher)
+        late = asyncio.create_task(batcher.submit([job(1, 2)], due=6.0))
+        patient = asyncio.create_task(batcher.submit([job(2, 2)]))
+        await until(lambda: batcher.num_waiting == 2)
+        now[0] = 5.0
+        model.gate.set()
+        await asyncio.gather(first, patient)
+        assert not late.done()
+        late.cancel()
+
+    asyncio.run(ask())
+    assert model.batches == [[0], [2]]
+
+
+def test_alone_it_runs_however_late(make):
+    cost = Cost(seconds_per_run=9, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+    model, batcher = make(cost=cost, clock=lambda: 0.0)
+    # What is expected may be wrong, and nothing else would ever show it.
+    assert numbers(asyncio.run(batcher.submit([job(1)], due=0.001))) == [1]
+    assert model.batches == [[1]]
+
+
+def test_admission_knows_what_is_running_and_who_shares_the_last_batch(make):
+    cost = Cost(seconds_per_run=-0.1, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+    model, batcher = make(Model(is_open=False), cost=cost, clock=lambda: 0.0)
+
+    async def ask():
+        first = await hold(model, batcher)
+        waiting = asyncio.create_task(batcher.submit([job(1, 3)]))
+        await until(lambda: batcher.num_waiting == 1)
+        # 0.9 s are running, 2.9 s wait, and the last batch may take as long as all that waits and itself: 4.8 s.
+        with pytest.raises(Overloaded) as refused:
+            await batcher.submit([job(2, 2)], due=8.5)
+        assert refused.value.headers == {"Retry-After": "1"}
+        with pytest.raises(Overloaded) as refused:
+            await batcher.submit([job(2, 2)], due=3.0)
+        assert refused.value.headers == {"Retry-After": "6"}
+        let_in = asyncio.create_task(batcher.submit([job(2, 2)], due=8.7))
+        await until(lambda: batcher.num_waiting == 2)
+        model.gate.set()
+        await asyncio.gather(first, waiting, let_in)
+
+    asyncio.run(ask())
