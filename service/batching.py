@@ -77,6 +77,7 @@ class Batcher:
         self._changed = threading.Condition()
         # Choosing who runs next takes a look at the whole queue, one worker after the other.
         self._choosing = threading.Lock()
+        self._judging = threading.Lock()
         self._closed = False
         self._lost = False
         self._pace = 1.0
@@ -262,10 +263,12 @@ class Batcher:
             return
         (culprit,) = batch
         log.error("a sequence of %d steps failed", len(culprit.job.sequence), exc_info=error)
-        if not self._lost and not self._is_sound():
-            self._lost = True
-            log.critical("the device does not answer golden rightly any more")
-            self._on_lost()
+        # One worker asks, and the others wait for what it finds.
+        with self._judging:
+            if not self._lost and not self._is_sound():
+                self._lost = True
+                log.critical("the device does not answer golden rightly any more")
+                self._on_lost()
         if self._lost:
             self._fail_all(Unavailable("the device is lost, and the service about to end"), batch)
             return
@@ -278,5 +281,6 @@ class Batcher:
 
 def _overloaded(detail: str, seconds: float) -> Overloaded:
     """Come back when there may be room, by what is waiting."""
-    retry_after = min(max(math.ceil(seconds), 1), MAX_RETRY_SECONDS)
+    # Bounded first: infinity, which large estimates add up to, has no ceiling.
+    retry_after = math.ceil(min(max(seconds, 1), MAX_RETRY_SECONDS))
     return Overloaded(detail, headers={"Retry-After": str(retry_after)})

@@ -45,7 +45,8 @@ class Failures:
             reason=reason,
             fingerprint=fingerprint,
             num_tries=num_tries,
-            retry_at=now + min(FIRST_RETRY_SECONDS * 2.0 ** (num_tries - 1), LAST_RETRY_SECONDS),
+            # Bounded twice: of two to the power of a thousand tries there is no float.
+            retry_at=now + min(FIRST_RETRY_SECONDS * 2.0 ** min(num_tries - 1, 30), LAST_RETRY_SECONDS),
         )
         self.by_name = {**self.by_name, name: failure}
         return before is None or before.reason != reason

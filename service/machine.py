@@ -28,7 +28,7 @@ def free_memory() -> int:
     free = memory_limit()
     if MEMINFO.is_file():
         lines = (line.split() for line in MEMINFO.read_text().splitlines())
-        free = next((1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), free)
+        free = min([free, *(1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:")])
     limit, used = _cgroup_limit(), _read_cgroup("memory.current", "memory/memory.usage_in_bytes")
     if limit is None or used is None:
         return free

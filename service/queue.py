@@ -105,6 +105,8 @@ class Queue:
         self._waiting: deque[Waiting] = deque()
         self._seconds: dict[int, float] = {}
         """Work that is due, by turn."""
+        self._counts: dict[int, int] = {}
+        """Sequences that are due, by turn; no turn has none."""
         self._turn = 0
 
     def __len__(self) -> int:
@@ -120,6 +122,7 @@ class Queue:
                 Waiting(job=job, ticket=ticket, place=place, turn=turn, since=now, seconds=cost, due=due),
             )
             self._seconds[turn] = self._seconds.get(turn, 0.0) + cost
+            self._counts[turn] = self._counts.get(turn, 0) + 1
 
     def seconds_before(self, num_jobs: int) -> float:
         """Work that is due before the last of a request's jobs, were it put now."""
@@ -142,17 +145,23 @@ class Queue:
         kept = set(map(id, left))
         for waiting in snapshot:
             if id(waiting) not in kept:
-                self._seconds[waiting.turn] -= waiting.seconds
+                self._forget(waiting)
         came = (self._waiting[place] for place in range(len(snapshot), len(self._waiting)))
         self._waiting = deque([*left, *came])
         if first is not None:
             self._turn = max(self._turn, first.turn)
-        if not self._waiting:
-            # What is left of sums and differences is rounding.
-            self._seconds.clear()
 
     def clear(self) -> Iterable[Waiting]:
         """Empty the queue, and return who waited."""
         left, self._waiting = self._waiting, deque()
         self._seconds.clear()
+        self._counts.clear()
         return left
+
+    def _forget(self, waiting: Waiting) -> None:
+        turn = waiting.turn
+        self._seconds[turn] -= waiting.seconds
+        self._counts[turn] -= 1
+        if not self._counts[turn]:
+            # A queue that is never empty would keep every turn there ever was, and what rounding has left of it.
+            del self._seconds[turn], self._counts[turn]

@@ -1,10 +1,12 @@
 """Settings of the service: one declaration gives default, bounds, help, environment variable, flag and docs page."""
 
 import argparse
-from typing import Any, Literal
+import json
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from attnserve.service.cost import Cost
 
@@ -113,8 +115,9 @@ class Settings(BaseSettings):
         description="Folder in which measured costs are remembered, by model shape, machine and threads, so that the "
         "next start is faster; empty is none.",
     )
-    tuning: dict[str, Cost] = Field(
-        default_factory=dict,
+    # Decoded below: pydantic does it for the environment alone, and ends the process over text that is no JSON.
+    tuning: Annotated[dict[str, Cost], NoDecode] = Field(
+        {},
         description="Costs by model, as JSON, instead of measured ones: "
         "`tuning.cost` of `GET /v1/models/{model}` on a machine like this one.",
     )
@@ -124,6 +127,23 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written; `info` has one per request, without its content."
     )
+
+    @field_validator("tuning", mode="before")
+    @classmethod
+    def _decode(cls, value: Any) -> Any:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            raise ValueError("expected costs by model as JSON") from None
+
+    @field_validator("tuning")
+    @classmethod
+    def _check(cls, costs: dict[str, Cost]) -> dict[str, Cost]:
+        for name, cost in costs.items():
+            for field, value in vars(cost).items():
+                if not 0 <= value < math.inf:
+                    raise ValueError(f"{name}.{field}: expected a number >= 0")
+        return costs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +170,7 @@ def read_settings(parsed: argparse.Namespace | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).removeprefix(ENV_PREFIX.lower())
-        where = f"{flag_of(name)} ({ENV_PREFIX}{name.upper()})"
+        where = ": ".join([f"{flag_of(name)} ({ENV_PREFIX}{name.upper()})", *map(str, first["loc"][1:])])
         raise ValueError(f"{where}: {first['msg'].lower()}, got {first['input']!r}") from None
 
 

@@ -4,6 +4,7 @@ What weights a model has changes nothing, so a new version of a model, which is 
 and could only be measured badly, nearly always finds itself measured already.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -95,11 +96,15 @@ class Tuner:
             return None
         try:
             document = json.loads(read_text(path, MAX_FILE_BYTES))
-            cost = from_json(Cost, document["cost"]) if document["of"] == key else None
+            if document["of"] != key:
+                return None
+            cost = from_json(Cost, document["cost"])
+            if not all(0 <= value < math.inf for value in vars(cost).values()):
+                raise ValueError("expected numbers >= 0")
         except (RecordError, ValueError, TypeError, KeyError, RecursionError) as error:
             log.warning("%s is no cost, and is measured again: %r", path, error)
             return None
-        return cost if cost is not None and all(0 <= value < math.inf for value in vars(cost).values()) else None
+        return cost
 
     def _remember(self, key: dict[str, Any], cost: Cost) -> None:
         path = self._place(key)
@@ -114,6 +119,8 @@ class Tuner:
         except OSError as error:
             # Then the next start takes as long as this one.
             log.info("what batches cost is not remembered: %s", error)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _place(self, key: dict[str, Any]) -> Path | None:
         if self.folder is None:

@@ -148,6 +148,8 @@ def copy_bundle(bundles: Path) -> Callable[[Path], Path]:
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.AbstractContextManager[Served]]:
     """`with start_server(repository, "--max-queue", "8") as served:`: `attnserve serve`, ready, on a free port."""
+    # What the first one measures, the others remember; and nothing of it stays in the home of whoever runs the tests.
+    costs = tmp_path_factory.mktemp("costs")
 
     @contextlib.contextmanager
     def start(repository: Path, *flags: str, prelude: str = "", ready: bool = True) -> Iterator[Served]:
@@ -157,6 +159,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., cont
         command = [sys.executable, "-c", code, "serve", str(repository), "--port", str(port), *limits, *flags]
         log = tmp_path_factory.mktemp("served") / "stderr"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")}
+        environment["ATTNSERVE_TUNING_CACHE"] = str(costs)
         with log.open("wb") as stderr:
             process = subprocess.Popen(command, stdout=stderr, stderr=stderr, env=environment)
         with process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:

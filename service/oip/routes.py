@@ -58,7 +58,7 @@ async def ready(request: Request) -> Response:
 
 
 # Before the models: the protocol has the word in the place of a name.
-@get(router, "/v2/models/stats", responses=schemas.STATISTICS_ANSWERS)
+@get(router, "/v2/models/stats", responses=schemas.ALL_STATISTICS_ANSWERS)
 async def show_all_statistics(request: Request) -> Response:
     """What every model has done since its version was loaded."""
     return answer_json(describe_statistics(get_catalogue(request).models.values()))

@@ -162,7 +162,11 @@ STATISTICS = {
 ASKING_TENSORS = [problem for problem in ASKING if problem is not NotAcceptable]
 
 SERVER_ANSWERS = describe_answer(
-    {"name": "attnserve", "version": "0.1.0", "extensions": ["binary_tensor_data", "parameters"]}
+    {
+        "name": "attnserve",
+        "version": "0.1.0",
+        "extensions": ["binary_tensor_data", "parameters", "model_configuration", "model_repository", "statistics"],
+    }
 )
 LIVE_ANSWERS = describe_answer({"live": True})
 SERVER_READY_ANSWERS = describe_answer({"ready": True}, Unavailable)
@@ -173,5 +177,6 @@ CHANGING = (BadRequest, NotFound, Conflict, TooLarge, UnsupportedMediaType)
 LOAD_ANSWERS = describe_answer({"name": "nt-expressive", "version": "1", "state": "READY"}, *CHANGING)
 UNLOAD_ANSWERS = describe_answer({"name": "nt-expressive", "state": "UNAVAILABLE"}, *CHANGING)
 STATISTICS_ANSWERS = describe_answer(STATISTICS, NotFound, Unavailable)
+ALL_STATISTICS_ANSWERS = describe_answer(STATISTICS)
 MODEL_READY_ANSWERS = describe_answer({"name": "nt-expressive", "ready": True}, NotFound, Unavailable)
 INFER_ANSWERS = describe_answer(INFERRED, *ASKING_TENSORS, formats=(BINARY,))

@@ -174,11 +174,10 @@ def test_an_export_removes_what_was_abandoned_beside_it(tmp_path: Path) -> None:
 
 
 def test_readers_pass_over_what_is_not_published(tmp_path: Path) -> None:
-    from attnserve.service.catalogue import find_models, find_versions
+    from attnserve.service.repository import Repository
 
     make_finished(tmp_path / "m" / "2")
     make_finished(tmp_path / "m" / ".tmp-killed")
     make_finished(tmp_path / "unborn" / ".tmp-killed")
     make_finished(tmp_path / ".tmp-killed" / "1")
-    assert find_models(tmp_path) == ["m"]
-    assert find_versions(tmp_path / "m") == [2]
+    assert Repository(tmp_path).find_models() == {"m": (2,)}

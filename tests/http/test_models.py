@@ -49,7 +49,9 @@ def test_a_model(server, bundles):
         assert model[name] == manifest[name]
     assert model["golden"]["logits"] <= manifest["certificate"]["logits"]["allowed"]
     assert model["golden"]["maps"] <= manifest["certificate"]["maps"]["allowed"]
-    assert all(value >= 0 for value in model["cost"].values())
+    assert (model["tuning"]["num_engines"], model["tuning"]["num_threads"]) == (1, 1)
+    assert model["tuning"]["source"] in ("measured", "remembered")
+    assert all(value >= 0 for value in model["tuning"]["cost"].values())
     assert server.client.get("/v1/models/tiny/versions/1").json() == model
 
 
@@ -116,7 +118,7 @@ def test_what_cannot_be_served_says_why(motley):
         "malformed": "malformed/1/manifest.json: ",
         "newer": "newer/1/manifest.json: format_version: this release reads up to 1, got 2; upgrade attnserve",
         "mislabelled": "labels: expected 20 (vocabulary_size), got 2",
-        "misaliased": "misaliased/aliases.json: active: expected one of [1], got True",
+        "misaliased": "misaliased/aliases.json: active: expected null or one of [1], got True",
         "unspeakable": "manifest: cannot be written as JSON",
         "lying": "cannot be served",
     }
@@ -129,7 +131,8 @@ def test_what_cannot_be_served_says_why(motley):
         assert response.headers["Retry-After"]
         assert reason in response.json()["detail"]
         assert motley.client.get(f"/v1/models/{name}").status_code == 503
-        assert f"{name} cannot be served" in motley.log.read_text()
+        version = "" if name == "misaliased" else "version 1 "
+        assert f"{name} {version}cannot be served" in motley.log.read_text()
     assert motley.client.get("/readyz").json()["failed"] == sorted(expected)
 
 

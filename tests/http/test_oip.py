@@ -76,7 +76,7 @@ def test_server(client):
     assert client.is_server_ready()
     metadata = client.get_server_metadata()
     assert metadata["name"] == "attnserve"
-    assert {"binary_tensor_data", "model_repository(index)"} <= set(metadata["extensions"])
+    assert {"binary_tensor_data", "model_repository", "statistics"} <= set(metadata["extensions"])
 
 
 def test_model(client):

@@ -4,6 +4,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from attnserve.service import openapi, schemas
+from attnserve.service.oip import schemas as oip
 from attnserve.service.problems import Problem
 
 pytestmark = pytest.mark.http
@@ -23,10 +24,13 @@ ROUTES = {
     "/v2/health/live": ["get"],
     "/v2/health/ready": ["get"],
     "/v2/repository/index": ["post"],
+    "/v2/repository/models/{model}/load": ["post"],
+    "/v2/repository/models/{model}/unload": ["post"],
+    "/v2/models/stats": ["get"],
     **{
         f"/v2/models/{{model}}{version}{end}": ["post" if end == "/infer" else "get"]
         for version in ("", "/versions/{version}")
-        for end in ("", "/config", "/ready", "/infer")
+        for end in ("", "/config", "/ready", "/infer", "/stats")
     },
 }
 
@@ -94,6 +98,8 @@ def test_every_problem_has_an_example_that_fits_its_schema(document):
             expected = {"400", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
             if path.startswith("/v2"):
                 expected -= {"406"} if path.endswith("/infer") else expected - {"400", "413", "415"}
+            if path.endswith("load"):
+                expected |= {"404", "409"}
             assert statuses == expected, path
         for status in statuses:
             (media_type,) = operation["responses"][status]["content"]
@@ -122,7 +128,8 @@ def test_references_lead_somewhere(document):
 def test_examples_of_requests_work(server, document):
     num_examples = 0
     for path, _, operation in operations(document):
-        if "requestBody" not in operation:
+        # Those of loading and unloading change what is served: tests/http/test_repository.py.
+        if "requestBody" not in operation or path.endswith("load"):
             continue
         content = operation["requestBody"]["content"]["application/json"]
         assert content["examples"]
@@ -173,5 +180,6 @@ def test_every_problem_is_documented():
             yield subclass
             yield from subclasses(subclass)
 
-    documented = {int(status) for status in openapi.PREDICT_ANSWERS if status not in (200, "default")}
+    answers = {**openapi.PREDICT_ANSWERS, **oip.LOAD_ANSWERS}
+    documented = {int(status) for status in answers if status not in (200, "default")}
     assert {problem.status for problem in subclasses(Problem)} == documented

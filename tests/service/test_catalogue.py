@@ -1,120 +1,132 @@
-"""Which models a repository holds, which version is served, and what the machine has to give."""
+"""The catalogue serves what its repository says, whatever happens to it. The engines are the test's."""
 
+import asyncio
+import gc
 import json
+import logging
+import shutil
+import threading
+import weakref
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from attnserve.bundle import BundleError
 from attnserve.runtime import DeviceError
-from attnserve.service import catalogue as module
-from attnserve.service.catalogue import (
-    Catalogue,
-    ServedModel,
-    check_answerable,
-    choose_version,
-    count_cores,
-    find_models,
-    find_versions,
-    memory_limit,
-)
-from attnserve.service.problems import NotFound, Unavailable
+from attnserve.service import model as model_module
+from attnserve.service.catalogue import Catalogue
+from attnserve.service.cost import Cost
+from attnserve.service.engine import Answer, Job
+from attnserve.service.observer import NOBODY
+from attnserve.service.problems import Conflict, InternalError, NotFound, Unavailable
 from attnserve.service.settings import Settings
 
-
-def add(repository, *names):
-    for name in names:
-        folder = repository / name
-        folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text("{}")
+COST = Cost(seconds_per_run=0, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
 
 
-def test_models_and_versions(tmp_path):
-    add(tmp_path, "b/1", "a/2", "a/10", "a/.tmp-1", "a/01", "a/0", "a/x", ".hidden/1", "-dash/1", "empty/none")
-    (tmp_path / "file").write_text("")
-    (tmp_path / "a" / "3").mkdir()
-    assert find_models(tmp_path) == ["a", "b"]
-    assert find_versions(tmp_path / "a") == [2, 10]
+class Panic(BaseException):
+    """As errors of Rust libraries are: not an `Exception`."""
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (None, 10),
-        ('{"active": 2}', 2),
-        ('{"active": 10, "stable": 2}', 10),
-        ('{"active": 3}', "active: expected one of [2, 10], got 3"),
-        ('{"active": true}', "got True"),
-        ('{"active": 2.0}', "got 2.0"),
-        ('{"active": "2"}', "got '2'"),
-        ('{"active": null}', "got None"),
-        ('{"active": [2]}', "got [2]"),
-        ("{}", 'expected {"active": version}'),
-        ("[]", 'expected {"active": version}'),
-        ("{", 'expected {"active": version}'),
-        ("[" * 10**5, 'expected {"active": version}'),
-        ("\ud800", 'expected {"active": version}'),
-        ("9" * 5000, 'expected {"active": version}'),
-    ],
-)
-def test_version(tmp_path, text, expected):
-    if text is not None:
-        (tmp_path / "aliases.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    if isinstance(expected, int):
-        assert choose_version(tmp_path, [2, 10]) == expected
-        return
-    with pytest.raises(BundleError) as caught:
-        choose_version(tmp_path, [2, 10])
-    assert expected in str(caught.value)
-    assert str(tmp_path / "aliases.json") in str(caught.value)
-    assert len(str(caught.value)) < 600
+class World:
+    """A repository that the test changes, and a catalogue that follows it."""
 
+    def __init__(self, folder, manifest):
+        self.folder = folder
+        self.manifest = manifest
+        self.now = 1000.0
+        self.loaded = []
+        """Model and version of every attempt."""
+        self.hooks = {}
+        """By model and version: called when it is being loaded."""
+        self.num_files = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"card": {"number": 2**64}}, "cannot be written as JSON"),
-        ({"card": {"text": "\ud800"}}, "cannot be written as JSON"),
-    ],
-)
-def test_what_only_an_answer_would_stumble_over(make_manifest, fields, message):
-    check_answerable(make_manifest())
-    check_answerable(make_manifest(labels=tuple("abcdefghij"), card={"any": [None, 1.5, "thing"]}))
-    with pytest.raises(BundleError, match=message):
-        check_answerable(make_manifest(**fields))
+    def add(self, *names):
+        for name in names:
+            (self.folder / name).mkdir(parents=True)
+            self.write(name)
 
+    def write(self, name):
+        """Write a manifest, which never looks like the one before."""
+        self.num_files += 1
+        (self.folder / name / "manifest.json").write_text("x" * self.num_files)
 
-@pytest.fixture
-def make_catalogue(tmp_path, monkeypatch):
-    """A catalogue of a, b and c; `loaders` say what loading each does instead."""
+    def alias(self, name, active):
+        (self.folder / name / "aliases.json").write_text(json.dumps({"active": active}))
 
-    def make(**loaders):
-        add(tmp_path, "a/1", "b/1", "c/1")
-        catalogue = Catalogue(tmp_path, Settings())
+    def make(self, **options):
+        limits = Settings(
+            tuning=dict.fromkeys(("a", "b", "c"), COST), num_threads=1, tuning_cache="", poll_seconds=0.001
+        )
+        self.catalogue = Catalogue(self.folder, limits, clock=lambda: self.now, **options)
+        return self.catalogue
 
-        def load(name):
-            loader = loaders.get(name)
-            if loader is not None:
-                loader(catalogue)
-            batcher = SimpleNamespace(is_open=True, close=lambda: None)
-            return ServedModel(name=name, version=1, versions=(1,), engine=None, batcher=batcher, reader=None)
+    @property
+    def served(self):
+        return {name: model.version for name, model in self.catalogue.models.items()}
 
-        monkeypatch.setattr(catalogue, "_load_model", load)
-        return catalogue
+    def make_engine(self, folder, *, device, num_threads):
+        """In the place of `Engine`: answers with the version it was loaded from."""
+        name, version = folder.parent.name, int(folder.name)
+        self.loaded.append((name, version))
+        hook = self.hooks.get((name, version))
+        if hook is not None:
+            hook()
 
-    return make
+        def run(jobs):
+            self.entered.release()
+            self.gate.wait()
+            if any(99 in job.sequence for job in jobs):
+                raise Panic("poisoned")
+            return [Answer(logits=np.full((1, 1), version, np.float32), captures={}) for _ in jobs]
+
+        return SimpleNamespace(
+            manifest=self.manifest,
+            device=device,
+            num_threads=num_threads,
+            observer=NOBODY,
+            verdict="well",
+            run=run,
+            is_sound=lambda: self.is_sound,
+        )
+
+    is_sound = True
 
 
 def raising(error):
-    def load(_):
+    def load():
         raise error
 
     return load
 
 
-def test_all_is_well(make_catalogue):
-    catalogue = make_catalogue()
+def ask(model, token=1):
+    """The version that answers."""
+    job = Job(sequence=np.array([token]), positions=np.array([0]))
+    (answer,) = asyncio.run(model.batcher.submit([job]))
+    return int(answer.logits[0, 0])
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, make_manifest):
+    world = World(tmp_path / "repository", make_manifest())
+    world.add("a/1", "b/1", "c/1")
+    monkeypatch.setattr(model_module, "Engine", world.make_engine)
+    monkeypatch.setattr(model_module, "free_memory", lambda: 1e9)
+    yield world
+    world.gate.set()
+    world.catalogue.stop()
+    world.catalogue.close()
+
+
+def test_all_is_well(world):
+    catalogue = world.make()
     assert not catalogue.is_ready
+    assert catalogue.explain_unready() == "models are being loaded"
     catalogue.load()
     assert catalogue.is_ready
     assert catalogue.find("b").name == "b"
@@ -122,44 +134,60 @@ def test_all_is_well(make_catalogue):
 
 
 @pytest.mark.parametrize("error", [BundleError("damaged"), ValueError("shapes"), KeyError("layers"), MemoryError()])
-def test_one_that_fails_disturbs_no_other(make_catalogue, error):
-    catalogue = make_catalogue(b=raising(error))
+def test_one_that_fails_disturbs_no_other(world, error):
+    catalogue = world.make()
+    world.hooks["b", 1] = raising(error)
     catalogue.load()
-    assert sorted(catalogue.models) == ["a", "c"]
-    assert str(error) in catalogue.failures["b"]
+    assert world.served == {"a": 1, "c": 1}
+    assert str(error) in catalogue.failures.by_name["b"].reason
     assert catalogue.is_ready
-    with pytest.raises(Unavailable, match="b cannot be served"):
+    with pytest.raises(Unavailable, match="b version 1 cannot be served"):
         catalogue.find("b")
 
 
-def test_where_a_repository_lies_is_nobodys_business(make_catalogue, tmp_path):
-    catalogue = make_catalogue(b=raising(BundleError(f"{tmp_path}/b/1/model.onnx: missing")))
+def test_where_a_repository_lies_is_nobodys_business(world):
+    catalogue = world.make()
+    world.hooks["b", 1] = raising(BundleError(f"{world.folder}/b/1/model.onnx: missing"))
     catalogue.load()
-    assert catalogue.explain("b") == "cannot be served: b/1/model.onnx: missing"
+    assert catalogue.explain("b") == "version 1 cannot be served: b/1/model.onnx: missing"
 
 
-def test_none_that_can_be_served_is_not_ready(make_catalogue):
-    catalogue = make_catalogue(**dict.fromkeys("abc", raising(BundleError("damaged"))))
+def test_none_that_can_be_served_is_not_ready(world):
+    catalogue = world.make()
+    world.hooks |= {(name, 1): raising(BundleError("damaged")) for name in "abc"}
     catalogue.load()
     assert not catalogue.is_loading
-    assert not catalogue.is_ready
+    assert catalogue.explain_unready() == "no model of the repository answers; failed: a, b, c"
 
 
-def test_a_device_that_is_missing_is_missing_for_all(make_catalogue):
-    catalogue = make_catalogue(a=raising(DeviceError("no GPU")))
+def test_a_device_that_is_missing_is_missing_for_all(world):
+    catalogue = world.make()
+    world.hooks["a", 1] = raising(DeviceError("no GPU"))
     with pytest.raises(DeviceError):
         catalogue.load()
     assert not catalogue.is_ready
 
 
-def test_loading_can_be_stopped_between_models(make_catalogue):
-    catalogue = make_catalogue(a=lambda catalogue: catalogue.stop_loading())
+def test_a_device_that_is_missing_later_is_one_versions_failure(world):
+    catalogue = world.make()
     catalogue.load()
-    assert sorted(catalogue.models) == ["a"]
+    world.add("a/2", "b/2")
+    world.hooks["a", 2] = raising(DeviceError("out of memory"))
+    catalogue.refresh()
+    assert world.served == {"a": 1, "b": 2, "c": 1}
+    assert catalogue.explain("a") == "version 2 cannot be served: out of memory"
 
 
-def test_finding(make_catalogue):
-    catalogue = make_catalogue(b=raising(BundleError("damaged")))
+def test_loading_can_be_stopped_between_models(world):
+    catalogue = world.make()
+    world.hooks["a", 1] = catalogue.stop
+    catalogue.load()
+    assert world.served == {"a": 1}
+
+
+def test_finding(world):
+    catalogue = world.make()
+    world.hooks["b", 1] = raising(BundleError("damaged"))
     with pytest.raises(Unavailable, match="a is being loaded"):
         catalogue.find("a")
     with pytest.raises(NotFound, match=r"model: expected one of a, b, c, got 'd'"):
@@ -167,72 +195,456 @@ def test_finding(make_catalogue):
     catalogue.load()
     with pytest.raises(NotFound, match=r"version: a serves version 1, got 2"):
         catalogue.find("a", 2)
-    catalogue.models["c"].batcher.is_open = False
+    catalogue.find("c").batcher.close()
     with pytest.raises(Unavailable, match="c has stopped"):
         catalogue.find("c")
 
 
-def test_a_large_repository_is_not_listed_in_every_404(tmp_path):
-    add(tmp_path, *(f"model-{number:04}/1" for number in range(300)))
+def test_a_large_repository_is_not_listed_in_every_404(world):
+    world.add(*(f"model-{number:04}/1" for number in range(300)))
     with pytest.raises(NotFound) as caught:
-        Catalogue(tmp_path, Settings()).find("x" * 200)
-    assert "model-0009 and 290 more, got" in caught.value.detail
+        world.make().find("x" * 200)
+    assert "model-0006 and 293 more, got" in caught.value.detail
     assert len(caught.value.detail) < 300
 
 
-def test_no_folder(tmp_path):
-    (tmp_path / "file").write_text("")
-    for place in ("nothing", "file"):
-        with pytest.raises(BundleError, match="repository: expected a folder of bundles"):
-            Catalogue(tmp_path / place, Settings())
+def test_a_new_version_takes_the_place_of_the_old_one(world):
+    catalogue = world.make()
+    catalogue.load()
+    before = catalogue.find("a")
+    world.add("a/2")
+    assert ask(catalogue.find("a")) == 1
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 2
+    assert ask(before) == 1
+    assert catalogue.versions["a"] == (1, 2)
+    # Nothing else is loaded a second time, nor anything when nothing has changed.
+    catalogue.refresh()
+    assert world.loaded == [("a", 1), ("b", 1), ("c", 1), ("a", 2)]
 
 
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, 8),
-        ({"cpu.max": "max 100000"}, 8),
-        ({"cpu.max": "200000 100000"}, 2),
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "10000 100000"}, 1),
-        ({"cpu.max": "1600000 100000"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
-    ],
-)
-def test_cores_within_the_quota(monkeypatch, files, cores):
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(module, "_read_cgroup", lambda *paths: next(filter(None, map(files.get, paths)), None))
-    assert count_cores() == cores
+def test_an_alias_leads_back_to_an_older_version(world):
+    world.add("a/2")
+    catalogue = world.make()
+    catalogue.load()
+    assert world.served["a"] == 2
+    world.alias("a", 1)
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 1
+    world.alias("a", 2)
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 2
 
 
-@pytest.mark.parametrize("text", [None, "max", "9223372036854771712"])
-def test_memory_without_a_limit_is_the_machines(monkeypatch, text):
-    monkeypatch.setattr(module, "_read_cgroup", lambda *_: text)
-    monkeypatch.setattr(module.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.__getitem__)
-    assert memory_limit() == 4_096_000
+def test_a_broken_version_never_displaces_one_that_answers(world, caplog):
+    catalogue = world.make()
+    catalogue.load()
+    before = catalogue.find("a")
+    world.add("a/2", "b/2")
+    world.hooks["a", 2] = raising(BundleError("damaged"))
+    catalogue.refresh()
+    assert catalogue.find("a") is before
+    assert catalogue.explain("a") == "version 2 cannot be served: damaged"
+    assert world.served["b"] == 2
+    assert "a version 2 cannot be served: damaged; version 1 goes on" in caplog.text
 
 
-def test_memory_within_the_limit(monkeypatch):
-    monkeypatch.setattr(module, "_read_cgroup", lambda *_: "1000000")
-    assert memory_limit() == 1_000_000
+def test_what_is_broken_is_tried_again_after_growing_delays(world, caplog):
+    catalogue = world.make()
+    world.hooks["a", 1] = raising(BundleError("damaged"))
+    catalogue.load()
+    tried_at, begin = [], world.now
+    for _ in range(200):
+        world.now += 1
+        before = len(world.loaded)
+        catalogue.refresh()
+        tried_at += [world.now - begin] * (len(world.loaded) - before)
+    assert tried_at == [10, 30, 70, 150]
+    # Once, not five times.
+    assert caplog.text.count("cannot be served") == 1
+    del world.hooks["a", 1]
+    world.now += 200
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 1
+    assert catalogue.failures.by_name == {}
 
 
-def test_a_real_model(copy_bundle, tmp_path):
-    copy_bundle(tmp_path / "tiny" / "1")
-    copy_bundle(tmp_path / "tiny" / "2")
-    (tmp_path / "tiny" / "aliases.json").write_text(json.dumps({"active": 1}))
-    catalogue = Catalogue(tmp_path, Settings(tuning_seconds=0.1, num_threads=1, device="cpu"))
+def test_what_is_mended_is_tried_at_once(world):
+    catalogue = world.make()
+    catalogue.load()
+    world.add("a/2")
+    world.hooks["a", 2] = raising(BundleError("damaged"))
+    catalogue.refresh()
+    world.write("a/2")
+    catalogue.refresh()
+    assert world.loaded[-2:] == [("a", 2), ("a", 2)]
+    world.write("a/2")
+    del world.hooks["a", 2]
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 2
+    assert catalogue.failures.by_name == {}
+
+
+def test_a_newer_version_is_not_held_up_by_a_broken_one(world):
+    catalogue = world.make()
+    catalogue.load()
+    world.add("a/2")
+    world.hooks["a", 2] = raising(BundleError("damaged"))
+    catalogue.refresh()
+    world.add("a/3")
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 3
+    assert catalogue.failures.by_name == {}
+
+
+@pytest.mark.parametrize("aliases", ["{", '{"active": 7}'])
+def test_aliases_that_are_wrong_change_nothing(world, aliases):
+    catalogue = world.make()
+    catalogue.load()
+    (world.folder / "a" / "aliases.json").write_text(aliases)
+    world.add("b/2")
+    # Every two seconds for an hour.
+    for _ in range(1800):
+        catalogue.refresh()
+    assert world.served == {"a": 1, "b": 2, "c": 1}
+    assert "a/aliases.json" in catalogue.explain("a")
+    world.alias("a", 1)
+    catalogue.refresh()
+    assert catalogue.failures.by_name == {}
+    assert world.loaded.count(("a", 1)) == 1
+
+
+def test_an_alias_of_null_is_unloaded(world):
+    catalogue = world.make()
+    catalogue.load()
+    world.alias("a", None)
+    catalogue.refresh()
+    with pytest.raises(Unavailable, match="a is unloaded"):
+        catalogue.find("a")
+    assert catalogue.is_ready
+    world.add("a/2")
+    catalogue.refresh()
+    assert "a" not in world.served
+    world.alias("a", 2)
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 2
+
+
+def test_a_folder_that_is_gone_is_a_model_that_is_gone(world):
+    catalogue = world.make()
+    catalogue.load()
+    shutil.rmtree(world.folder / "a")
+    catalogue.refresh()
+    with pytest.raises(NotFound, match="expected one of b, c, got 'a'"):
+        catalogue.find("a")
+    world.add("a/3")
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 3
+
+
+def test_the_served_version_may_be_deleted(world):
+    world.add("a/2")
+    catalogue = world.make()
+    catalogue.load()
+    shutil.rmtree(world.folder / "a" / "2")
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 1
+
+
+def test_a_repository_that_vanishes_takes_nothing_with_it(world, caplog):
+    catalogue = world.make()
+    catalogue.load()
+    elsewhere = world.folder.with_name("elsewhere")
+    world.folder.rename(elsewhere)
+    world.folder.mkdir()
+    for _ in range(5):
+        catalogue.refresh()
+    assert world.served == {"a": 1, "b": 1, "c": 1}
+    assert caplog.text.count("holds no bundles any more; what is loaded is kept") == 1
+    world.folder.rmdir()
+    elsewhere.rename(world.folder)
+    world.add("a/2")
+    catalogue.refresh()
+    assert world.served == {"a": 2, "b": 1, "c": 1}
+
+
+def test_a_model_that_has_stopped_is_loaded_again(world):
+    catalogue = world.make()
+    catalogue.load()
+    catalogue.find("a").batcher.close()
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 1
+    assert world.loaded.count(("a", 1)) == 2
+
+
+def test_links_are_refused_and_disturb_no_other(world, tmp_path):
+    (tmp_path / "outside" / "1").mkdir(parents=True)
+    (tmp_path / "outside" / "1" / "manifest.json").write_text("secret")
+    targets = {"outside": tmp_path / "outside", "inside": "b", "loop": "loop", "nowhere": "nothing"}
+    for name, target in targets.items():
+        (world.folder / name).symlink_to(target)
+    (world.folder / "a" / "2").symlink_to(tmp_path / "outside" / "1")
+    (world.folder / "b" / "2").symlink_to("2")
+    catalogue = world.make()
+    catalogue.load()
+    assert world.served == {"b": 1, "c": 1}
+    for name, link in {"outside": "outside", "inside": "inside", "a": "a/2"}.items():
+        with pytest.raises(Unavailable, match=f"{link}: expected a folder of the repository, got a link"):
+            catalogue.find(name)
+    assert [name for name, _ in world.loaded] == ["b", "c"]
+
+
+def test_no_memory_for_a_second_version(world, monkeypatch):
+    catalogue = world.make()
+    catalogue.load()
+    world.add("a/2")
+    monkeypatch.setattr(model_module, "free_memory", lambda: 1)
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 1
+    assert "a/2: loading it takes about" in catalogue.explain("a")
+    assert world.loaded.count(("a", 2)) == 0
+    monkeypatch.setattr(model_module, "free_memory", lambda: 1e9)
+    world.now += 10
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 2
+
+
+def watch(catalogue):
+    thread = threading.Thread(target=catalogue.watch)
+    thread.start()
+    return thread
+
+
+def until(condition):
+    """Wait for another thread."""
+    waiting = threading.Event()
+    for _ in range(4000):
+        if condition():
+            return
+        waiting.wait(0.005)
+    pytest.fail("it did not happen")
+
+
+def test_watching_outlives_a_repository_that_cannot_be_read(world, monkeypatch, caplog):
+    catalogue = world.make()
+    catalogue.load()
+    with monkeypatch.context() as patched:
+        patched.setattr(catalogue.repository, "find_models", raising(OSError("Stale file handle")))
+        thread = watch(catalogue)
+        try:
+            until(lambda: caplog.text.count("the repository cannot be followed") > 1)
+            patched.undo()
+            world.add("a/2")
+            until(lambda: world.served["a"] == 2)
+        finally:
+            catalogue.stop()
+            thread.join()
+
+
+def test_watching_ends_when_told(world):
+    catalogue = world.make()
+    catalogue.load()
+    thread = watch(catalogue)
+    catalogue.stop()
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+def test_no_polling_when_it_is_off(world):
+    catalogue = world.make()
+    catalogue.settings = Settings(poll_seconds=0)
+    catalogue.load()
+    world.add("a/2")
+    catalogue.watch()
+    assert world.served["a"] == 1
+
+
+def test_the_old_model_is_freed_and_its_worker_ends(world):
+    catalogue = world.make()
+    others = set(threading.enumerate())
+    catalogue.load()
+    old = weakref.ref(catalogue.find("a"))
+    (worker,) = (thread for thread in set(threading.enumerate()) - others if thread.name == "engine-a-0")
+    world.add("a/2")
+    gc.disable()
+    try:
+        catalogue.refresh()
+        # Now, not when Python next looks for cycles: two models may be all the memory there is.
+        assert old() is None
+    finally:
+        gc.enable()
+    worker.join(timeout=20)
+    assert not worker.is_alive()
+    assert ask(catalogue.find("a")) == 2
+
+
+def test_who_began_with_the_old_version_is_answered_by_it(world):
+    catalogue = world.make()
+    catalogue.load()
+    world.gate.clear()
+
+    async def talk():
+        # As the routes do: a request holds its model until it is answered.
+        async def request(model):
+            job = Job(sequence=np.array([1]), positions=np.array([0]))
+            return int((await model.batcher.submit([job]))[0].logits[0, 0])
+
+        before = [asyncio.create_task(request(catalogue.find("a"))) for _ in range(5)]
+        await asyncio.to_thread(world.entered.acquire)
+        world.add("a/2")
+        await asyncio.to_thread(catalogue.refresh)
+        after = [asyncio.create_task(request(catalogue.find("a"))) for _ in range(5)]
+        gc.collect()
+        world.gate.set()
+        return await asyncio.gather(*before), await asyncio.gather(*after)
+
+    assert asyncio.run(talk()) == ([1] * 5, [2] * 5)
+
+
+def test_a_device_that_is_lost(world):
+    told = []
+    catalogue = world.make(on_lost=lambda: told.append(True))
+    catalogue.load()
+    world.is_sound = False
+    with pytest.raises(Unavailable, match="the device is lost"):
+        ask(catalogue.find("a"), 99)
+    assert told == [True]
+    assert catalogue.explain_unready() == "the device is lost"
+
+
+def test_one_that_panics_alone_is_no_lost_device(world):
+    catalogue = world.make()
+    catalogue.load()
+    with pytest.raises(InternalError):
+        ask(catalogue.find("a"), 99)
+    assert catalogue.is_ready
+    assert ask(catalogue.find("a")) == 1
+
+
+# What clients may ask for.
+
+
+def aliases_of(world, name):
+    return json.loads((world.folder / name / "aliases.json").read_text())
+
+
+def test_activate_serves_and_writes(world):
+    catalogue = world.make()
+    catalogue.load()
+    world.add("a/2", "a/10")
+    assert ask(catalogue.activate("a", 2)) == 2
+    assert aliases_of(world, "a") == {"active": 2}
+    assert ask(catalogue.activate("a")) == ask(catalogue.find("a")) == 10
+    assert aliases_of(world, "a") == {"active": 10}
+    assert ask(catalogue.activate("a", 1)) == 1
+    catalogue.refresh()
+    assert world.served["a"] == 1
+
+
+def test_activating_what_is_served_loads_nothing(world):
+    catalogue = world.make()
+    catalogue.load()
+    served = catalogue.find("a")
+    assert catalogue.activate("a") is served
+    assert catalogue.activate("a", 1) is served
+    assert world.loaded.count(("a", 1)) == 1
+    # But holds it when a newer one appears.
+    world.add("a/2")
+    catalogue.refresh()
+    assert catalogue.find("a") is served
+
+
+def test_activate_what_is_not_there(world):
+    catalogue = world.make()
+    catalogue.load()
+    with pytest.raises(NotFound, match="model: expected one of a, b, c, got 'd'"):
+        catalogue.activate("d")
+    with pytest.raises(NotFound, match=r"version: expected one of \[1\], got 2"):
+        catalogue.activate("a", 2)
+    assert not (world.folder / "a" / "aliases.json").exists()
+
+
+def test_activate_what_is_broken(world):
+    catalogue = world.make()
+    catalogue.load()
+    world.add("a/2")
+    world.hooks["a", 2] = raising(BundleError("damaged"))
+    for _ in range(2):
+        with pytest.raises(Conflict, match="a version 2 cannot be served: damaged"):
+            catalogue.activate("a", 2)
+    # Who asks is answered by a new attempt, not by what was known.
+    assert world.loaded.count(("a", 2)) == 2
+    assert ask(catalogue.find("a")) == 1
+    assert not (world.folder / "a" / "aliases.json").exists()
+
+
+def test_activate_in_a_repository_that_cannot_be_written(world, monkeypatch):
+    catalogue = world.make()
+    catalogue.load()
+    world.add("a/2")
+    monkeypatch.setattr(
+        catalogue.repository, "activate", lambda *_: raising(BundleError(f"{world.folder}/a/aliases.json: no"))()
+    )
+    with pytest.raises(Conflict, match=r"^a/aliases\.json: no$"):
+        catalogue.activate("a", 2)
+    with pytest.raises(Conflict, match=r"^a/aliases\.json: no$"):
+        catalogue.deactivate("a")
+    assert ask(catalogue.find("a")) == 1
+
+
+def test_deactivate(world):
+    catalogue = world.make()
+    catalogue.load()
+    catalogue.deactivate("a")
+    with pytest.raises(Unavailable, match="a is unloaded"):
+        catalogue.find("a")
+    assert aliases_of(world, "a") == {"active": None}
+    catalogue.refresh()
+    assert world.served == {"b": 1, "c": 1}
+    with pytest.raises(NotFound):
+        catalogue.deactivate("d")
+    catalogue.deactivate("a")
+    assert ask(catalogue.activate("a")) == 1
+
+
+def test_deactivated_while_its_answer_is_computed(world):
+    catalogue = world.make()
+    catalogue.load()
+    world.gate.clear()
+
+    async def talk():
+        job = Job(sequence=np.array([1]), positions=np.array([0]))
+        asked = asyncio.create_task(catalogue.find("a").batcher.submit([job] * 3))
+        await asyncio.to_thread(world.entered.acquire)
+        await asyncio.to_thread(catalogue.deactivate, "a")
+        gc.collect()
+        world.gate.set()
+        return len(await asked)
+
+    assert asyncio.run(talk()) == 3
+
+
+def test_a_real_model(copy_bundle, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for version in (1, 2):
+        copy_bundle(tmp_path / "tiny" / str(version))
+    (tmp_path / "tiny" / "aliases.json").write_text('{"active": 1}')
+    limits = Settings(tuning_seconds=0.1, num_threads=1, device="cpu", tuning_cache=str(tmp_path / "costs"))
+    catalogue = Catalogue(tmp_path, limits)
     catalogue.load()
     try:
-        assert catalogue.failures == {}
-        assert (catalogue.find("tiny").version, catalogue.find("tiny").versions) == (1, (1, 2))
+        assert catalogue.failures.by_name == {}
+        assert catalogue.find("tiny").version == 1
+        assert catalogue.find("tiny").tuning.source == "measured"
+        assert catalogue.activate("tiny").version == 2
+        # Of one shape with the other.
+        assert catalogue.find("tiny").tuning.source == "remembered"
+        model = tmp_path / "tiny" / "1" / "model.onnx"
+        model.write_bytes(model.read_bytes()[:-1])
+        with pytest.raises(Conflict, match=r"tiny/1/model\.onnx"):
+            catalogue.activate("tiny", 1)
+        assert catalogue.find("tiny").version == 2
     finally:
         catalogue.close()
     assert not catalogue.is_ready
-
-
-@pytest.mark.parametrize("inside", ["tiny", "tiny/1"])
-def test_a_folder_below_the_repository_is_refused_with_the_right_one(bundles, inside):
-    with pytest.raises(BundleError, match="expected the folder above MODEL/VERSION"):
-        Catalogue(bundles / inside, Settings())
+    assert "tiny/2 answers on cpu" in caplog.text

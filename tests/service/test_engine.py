@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from attnserve.bundle import LOGITS, BundleError
 from attnserve.packing import add_leading_row
 from attnserve.service.engine import Engine, Job, form_feeds, split_outputs
+from attnserve.service.observer import Observer
 
 NONE: frozenset[str] = frozenset()
 QUERY, KEY, HIDDEN = "layers.0.query", "layers.0.key", "layers.1.hidden"
@@ -81,13 +82,52 @@ def test_everyone_gets_their_own(jobs):
 
 @pytest.fixture(scope="module")
 def engine(bundles):
-    return Engine(bundles / "tiny" / "1", device="cpu", num_threads=1, tuning_seconds=0.1)
+    return Engine(bundles / "tiny" / "1", device="cpu", num_threads=1)
 
 
-def test_an_engine_is_proven_and_measured(engine):
+def test_an_engine_is_proven(engine):
     assert engine.report.passed
-    assert engine.cost.seconds_per_run >= 0
-    assert engine.cost.bytes_per_row > 0
+    assert engine.device == "cpu"
+    assert engine.verdict.startswith("golden replayed, logits ")
+
+
+def test_a_device_is_sound_while_it_answers_golden(bundles, monkeypatch, caplog):
+    engine = Engine(bundles / "tiny" / "1", device="cpu", num_threads=1)
+    now, run = [0.0], engine.runtime.run
+    monkeypatch.setattr("attnserve.service.engine.time.monotonic", lambda: now[0])
+    assert engine.is_sound()
+
+    def lie(*arguments):
+        return {name: values + 1 for name, values in run(*arguments).items()}
+
+    def fail(*_):
+        raise RuntimeError("CUDA failure 719")
+
+    for broken in (lie, fail):
+        monkeypatch.setattr(engine.runtime, "run", broken)
+        # Just looked at: a client who sends what fails again and again must not keep the device busy.
+        assert engine.is_sound()
+        now[0] += 1
+        assert not engine.is_sound()
+        # What is not sound is not believed for a second.
+        assert not engine.is_sound()
+        monkeypatch.setattr(engine.runtime, "run", run)
+        assert engine.is_sound()
+    assert "CUDA failure 719" in caplog.text
+
+
+def test_its_observer_is_told(bundles):
+    class Told(Observer):
+        def ran(self, *, lengths, pack_seconds, compute_seconds):
+            told.append((lengths, pack_seconds >= 0, compute_seconds > 0))
+
+    told = []
+    engine = Engine(bundles / "tiny" / "1", device="cpu", num_threads=1, observer=Told())
+    # Nothing of proving it.
+    assert told == []
+    engine.run([job([1, 2], [0]), job([3], [0])])
+    engine.run_lengths([4, 5])
+    assert told == [([2, 1], True, True), ([4, 5], True, True)]
 
 
 def test_batch_mates_do_not_matter(engine):
@@ -108,7 +148,7 @@ def test_batch_mates_do_not_matter(engine):
 
 @pytest.mark.parametrize("name", ["leading", "halves"])
 def test_what_overflows_in_one_sequence_stays_there(breadth, name):
-    engine = Engine(breadth / name / "1", device="cpu", num_threads=1, tuning_seconds=0.1)
+    engine = Engine(breadth / name / "1", device="cpu", num_threads=1)
     random = np.random.default_rng(0)
 
     def ask(features):
@@ -140,7 +180,7 @@ def test_a_bundle_outside_its_certificate_is_refused(copy_bundle, tmp_path):
     manifest["certificate"]["logits"]["allowed"] = 1e-12
     path.write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="golden replay failed"):
-        Engine(folder, device="cpu", num_threads=1, tuning_seconds=0.1)
+        Engine(folder, device="cpu", num_threads=1)
 
 
 def test_memory_is_given_back_now_and_then(bundles, monkeypatch):

@@ -27,9 +27,14 @@ def metrics() -> Metrics:
         version=3,
         manifest=manifest,
         batcher=SimpleNamespace(is_open=True, num_waiting=7),
-        engine=SimpleNamespace(runtime=SimpleNamespace(device="cpu")),
+        engine=SimpleNamespace(device="cpu"),
     )
-    metrics.show_models(SimpleNamespace(names=["here", "broken"], models={"here": model}))  # type: ignore[arg-type]
+    catalogue = SimpleNamespace(
+        versions={"here": (1, 3), "broken": (1,), "unloaded": (1,)},
+        models={"here": model},
+        failures=SimpleNamespace(by_name={"broken": "damaged"}),
+    )
+    metrics.show_models(catalogue)  # type: ignore[arg-type]
     return metrics
 
 
@@ -60,6 +65,8 @@ def test_waiting_rendering_and_failing_are_counted(metrics: Metrics) -> None:
 def test_models_are_shown_as_they_are_now(metrics: Metrics) -> None:
     assert value_of(metrics, "model_ready", model="here") == 1
     assert value_of(metrics, "model_ready", model="broken") == 0
+    failed = {name: value_of(metrics, "model_failed", model=name) for name in ("here", "broken", "unloaded")}
+    assert failed == {"here": 0, "broken": 1, "unloaded": 0}
     assert value_of(metrics, "inference_pending_sequences", model="here", version="3") == 7
     info = {"device": "cpu", "precision": "float16", "task": "next_token", "variants": "dot_product,expressive"}
     assert value_of(metrics, "model_info", model="here", version="3", **info) == 1

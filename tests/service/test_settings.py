@@ -1,15 +1,20 @@
 """Every setting: its flag, its environment variable, its default, its bounds and its page."""
 
 import argparse
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from attnserve.cli import main
+from attnserve.service.cost import Cost
 from attnserve.service.settings import Settings, add_arguments, flag_of, read_settings, settings_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+
+COST = dict.fromkeys(Cost.__dataclass_fields__, 0.5)
+COSTS = json.dumps({"nt": COST})
 
 # A right value other than the default, as text, and wrong ones.
 VALUES = {
@@ -17,6 +22,8 @@ VALUES = {
     "port": ("9000", ["-1", "65536", "http", "80.5", ""]),
     "device": ("cpu", ["gpu", "CUDA", ""]),
     "num_threads": ("3", ["-1", "1025", "all"]),
+    "engines": ("2", ["0", "65", "all"]),
+    "poll_seconds": ("0.5", ["-1", "3601", "nan", "often"]),
     "max_wait_ms": ("1.5", ["-1", "10001", "nan", "inf", "soon"]),
     "timeout_ms": ("250.5", ["-1", "86400001", "nan", "inf", "soon"]),
     "max_batch_ms": ("5.5", ["0", "-1", "60001", "nan"]),
@@ -28,6 +35,8 @@ VALUES = {
     "drain_delay_ms": ("50.5", ["-1", "600001", "nan"]),
     "max_drain_seconds": ("5", ["0", "3601", "0.5"]),
     "tuning_seconds": ("0.5", ["0", "-1", "601", "nan"]),
+    "tuning_cache": ("/var/cache", []),
+    "tuning": (COSTS, ["", "x", "{", "[" * 10**5]),
     "log_format": ("json", ["JSON", "xml", ""]),
     "log_level": ("debug", ["DEBUG", "trace", ""]),
 }
@@ -66,12 +75,32 @@ def test_flag_over_environment_over_default(name, monkeypatch):
     text, _ = VALUES[name]
     default = getattr(Settings(), name)
     by_flag = getattr(parse(flag_of(name), text), name)
-    assert str(by_flag) == text
+    assert str(by_flag) == (str({"nt": Cost(**COST)}) if name == "tuning" else text)
     assert type(by_flag) is type(default)
     assert by_flag != default
     monkeypatch.setenv(f"ATTNSERVE_{name.upper()}", text)
     assert getattr(parse(), name) == by_flag
     assert getattr(parse(flag_of(name), str(default)), name) == default
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        ({}, r": nt: seconds_per_run: field required, got \{\}$"),
+        ({**COST, "seconds_per_run": "soon"}, r": nt: seconds_per_run: .* valid number, .*got 'soon'$"),
+        ({**COST, "seconds_per_run": -1}, r"nt\.seconds_per_run: expected a number >= 0"),
+        ({**COST, "bytes_per_cell": float("nan")}, r"nt\.bytes_per_cell: expected a number >= 0"),
+        ({**COST, "bytes_per_row": float("inf")}, r"nt\.bytes_per_row: expected a number >= 0"),
+        ([], r": nt: .*dictionary"),
+    ],
+)
+def test_costs_that_are_none(costs, message, monkeypatch):
+    text = json.dumps({"nt": costs})
+    with pytest.raises(ValueError, match=rf"^--tuning \(ATTNSERVE_TUNING\).*{message}"):
+        parse("--tuning", text)
+    monkeypatch.setenv("ATTNSERVE_TUNING", text)
+    with pytest.raises(ValueError, match=message):
+        parse()
 
 
 @pytest.mark.parametrize(("name", "wrong"), [(name, wrong) for name, (_, bad) in VALUES.items() for wrong in bad])

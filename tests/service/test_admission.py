@@ -1,0 +1,369 @@
+"""Who is let into the queue, by the work that waits; several engines; and a device that is lost."""
+
+import asyncio
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnserve.service.batching import Batcher
+from attnserve.service.cost import Cost
+from attnserve.service.engine import Answer, Job
+from attnserve.service.problems import InternalError, Overloaded, Unavailable
+from attnserve.service.stages import Stages
+
+# A second a step, and nothing is saved by company: everybody runs alone.
+ALONE = Cost(seconds_per_run=-1e-9, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+# Sequences of one length always share a batch, others never.
+SHARED = Cost(seconds_per_run=0, seconds_per_row=0, seconds_per_cell=1, bytes_per_row=1, bytes_per_cell=0)
+POISON = 666
+
+
+class PanicException(BaseException):
+    """As errors of Rust libraries are: not an `Exception`."""
+
+
+def job(number, length=1):
+    return Job(sequence=np.full(length, number), positions=np.array([0]))
+
+
+class World:
+    """A model that runs when the test lets it, for as long as the test says, and a clock."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.took = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.batches = []
+        self.error = ValueError
+
+    def run(self, jobs):
+        numbers = [int(one.sequence[0]) for one in jobs]
+        self.entered.release()
+        self.gate.wait()
+        self.batches.append(numbers)
+        self.now += self.took
+        if POISON in numbers:
+            raise self.error("poisoned")
+        return [Answer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def make(world):
+    with contextlib.ExitStack() as stack:
+
+        def start(cost=ALONE, **options):
+            limits = {"max_batch_bytes": 1e9, "max_queue": 5000, "clock": lambda: world.now, **options}
+            batcher = Batcher(world.run, cost, **limits)
+            stack.callback(batcher.close)
+            stack.callback(world.gate.set)
+            return batcher
+
+        yield start
+
+
+def numbers(answers):
+    return [int(answer.logits[0]) for answer in answers]
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def fill(world, batcher, *requests, workers=1):
+    """Occupy the workers, and let requests of so many sequences of one step wait; returns their tasks."""
+    world.gate.clear()
+    tasks = []
+    for _ in range(workers):
+        tasks.append(asyncio.create_task(batcher.submit([job(0)])))
+        await asyncio.to_thread(world.entered.acquire)
+    for count in requests:
+        tasks.append(asyncio.create_task(batcher.submit([job(1)] * count)))
+    await until(lambda: batcher.num_waiting == sum(requests))
+    return tasks
+
+
+async def finish(world, tasks):
+    world.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def refusal(batcher, jobs, **options):
+    with pytest.raises(Overloaded) as caught:
+        await batcher.submit(jobs, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_who_would_be_late_is_told_at_once(world, make, num_workers):
+    batcher = make(num_workers=num_workers)
+
+    async def ask():
+        tasks = await fill(world, batcher, *[1] * 12, workers=num_workers)
+        wait = 12 / num_workers
+        refused = await refusal(batcher, [job(2)], due=world.now + wait - 1.5)
+        assert f"12 sequences are waiting, about {1000 * wait:.0f} ms of work" in refused.detail
+        assert f"the timeout leaves {1000 * (wait - 1.5):.0f}" in refused.detail
+        assert refused.headers == {"Retry-After": "2"}
+        assert batcher.num_waiting == 12
+        tasks.append(asyncio.create_task(batcher.submit([job(3)], due=world.now + wait + 0.1)))
+        tasks.append(asyncio.create_task(batcher.submit([job(4)])))
+        await until(lambda: batcher.num_waiting == 14)
+        await finish(world, tasks)
+
+    asyncio.run(ask())
+
+
+def test_the_pace_is_learned(world, make):
+    batcher = make()
+    # Twice as long as estimated, again and again.
+    world.took = 2.0
+    for _ in range(20):
+        asyncio.run(batcher.submit([job(1)]))
+    pace = 2 - 0.9**20
+
+    async def ask():
+        tasks = await fill(world, batcher, *[1] * 10)
+        refused = await refusal(batcher, [job(2)], due=world.now + 10 * pace - 0.1)
+        assert f"about {10_000 * pace:.0f} ms" in refused.detail
+        tasks.append(asyncio.create_task(batcher.submit([job(2)], due=world.now + 10 * pace + 0.1)))
+        await until(lambda: batcher.num_waiting == 11)
+        await finish(world, tasks)
+
+    asyncio.run(ask())
+
+
+def test_a_machine_that_stood_still_is_not_the_pace(world, make):
+    batcher = make()
+    world.took = 3600.0
+    asyncio.run(batcher.submit([job(1)]))
+    world.took = 1.0
+
+    async def ask():
+        tasks = await fill(world, batcher, *[1] * 10)
+        # 1 + 0.1 (4 - 1), and not 360.
+        assert "about 13000 ms" in (await refusal(batcher, [job(2)], due=world.now)).detail
+        await finish(world, tasks)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("due", [1e-9, 0.5])
+def test_alone_nobody_is_refused_whatever_the_pace(world, make, due):
+    batcher = make()
+    world.took = 1e6
+    for _ in range(50):
+        asyncio.run(batcher.submit([job(1)]))
+    assert numbers(asyncio.run(batcher.submit([job(7, 1000)], due=world.now + due))) == [7]
+
+
+def test_a_request_of_thousands_does_not_shut_out_one_of_one(world, make):
+    batcher = make()
+
+    async def ask():
+        tasks = await fill(world, batcher, 4000)
+        # One of the thousands goes first, the others after it: two seconds are enough, as for anybody with two.
+        tasks.append(asyncio.create_task(batcher.submit([job(2)], due=world.now + 1.1)))
+        await until(lambda: batcher.num_waiting == 4001)
+        tasks.append(asyncio.create_task(batcher.submit([job(3), job(4)], due=world.now + 3.1)))
+        await until(lambda: batcher.num_waiting == 4003)
+        refused = await refusal(batcher, [job(5)] * 100, due=world.now + 50)
+        # 100 turns of the thousands, one of the second and two of the third.
+        assert "about 103000 ms of work" in refused.detail
+        for task in tasks[1:2]:
+            task.cancel()
+        world.gate.set()
+        return [numbers(answers) for answers in await asyncio.gather(*tasks[2:])]
+
+    assert asyncio.run(ask()) == [[2], [3, 4]]
+
+
+@pytest.mark.parametrize(("seconds", "retry_after"), [(1e-12, 1), (0.3, 2), (1, 5), (11.9, 60), (1e6, 60), (1e307, 60)])
+def test_when_to_come_back(world, make, seconds, retry_after):
+    cost = Cost(seconds_per_run=0, seconds_per_row=seconds, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
+    batcher = make(cost, max_queue=20, max_batch_ms=1e-9)
+
+    async def ask():
+        tasks = await fill(world, batcher, *[1] * 20)
+        # Of the work of 20, that of 5 must go; it takes one at a time.
+        full = await refusal(batcher, [job(2)] * 5)
+        assert "20 sequences are waiting and at most 20 may; 5 more were sent" in full.detail
+        assert full.headers == {"Retry-After": str(retry_after)}
+        late = await refusal(batcher, [job(2)], due=world.now - 1)
+        assert 1 <= int(late.headers["Retry-After"]) <= 60
+        await finish(world, tasks)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_as_many_batches_run_at_once_as_there_are_engines(world, make, num_workers):
+    batcher = make(SHARED, num_workers=num_workers)
+
+    async def ask():
+        world.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit([job(n, n)])) for n in range(1, num_workers + 2)]
+        for _ in range(num_workers):
+            await asyncio.to_thread(world.entered.acquire)
+        await until(lambda: batcher.num_waiting == 1)
+        # All of them are busy.
+        assert not world.entered.acquire(timeout=0.05)
+        world.gate.set()
+        return [numbers(answers) for answers in await asyncio.gather(*tasks)]
+
+    assert asyncio.run(ask()) == [[number] for number in range(1, num_workers + 2)]
+
+
+def test_one_request_is_shared_by_idle_engines(world, make):
+    batcher = make(SHARED, num_workers=3)
+
+    async def ask():
+        world.gate.clear()
+        task = asyncio.create_task(batcher.submit([job(n, n) for n in (1, 2, 3)]))
+        for _ in range(3):
+            await asyncio.to_thread(world.entered.acquire)
+        world.gate.set()
+        return numbers(await task)
+
+    assert asyncio.run(ask()) == [1, 2, 3]
+
+
+lengths = st.lists(st.integers(1, 3), min_size=1, max_size=5)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    clients=st.lists(st.lists(lengths, min_size=1, max_size=4), min_size=1, max_size=5),
+    num_workers=st.integers(1, 4),
+    poisoned=st.sets(st.integers(0, 60), max_size=6),
+    cost=st.sampled_from([SHARED, ALONE]),
+)
+def test_every_answer_goes_to_its_owner(clients, num_workers, poisoned, cost):
+    """Many threads with their own loops, many engines, and failures: everybody gets their own or their own error."""
+    counter, ran, lock = iter(range(1000)), [], threading.Lock()
+
+    def run(jobs):
+        tokens = [int(one.sequence[0]) for one in jobs]
+        if poisoned.intersection(tokens):
+            raise PanicException("poisoned")
+        with lock:
+            ran.extend(tokens)
+        return [Answer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
+
+    batcher = Batcher(run, cost, max_batch_bytes=1e9, max_queue=1000, num_workers=num_workers)
+    asked = [[[(next(counter), length) for length in one] for one in client] for client in clients]
+    found = {}
+
+    def ask(place):
+        async def talk():
+            submitted = (batcher.submit([job(*each) for each in one]) for one in asked[place])
+            return await asyncio.gather(*submitted, return_exceptions=True)
+
+        found[place] = asyncio.run(talk())
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    batcher.close()
+    for place, requests in enumerate(asked):
+        for sent, answers in zip(requests, found[place], strict=True):
+            tokens = [token for token, _ in sent]
+            if poisoned.intersection(tokens):
+                assert isinstance(answers, InternalError)
+            else:
+                assert numbers(answers) == tokens
+                # Nobody's is computed twice in vain.
+                assert all(ran.count(token) == 1 for token in tokens)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_device_that_is_lost_is_told_once_and_nobody_waits(world, make, num_workers, caplog):
+    told, asked = [], []
+
+    def is_sound():
+        asked.append(True)
+        # As long as a replay takes: the others fail meanwhile.
+        return threading.Event().wait(0.05)
+
+    batcher = make(SHARED, num_workers=num_workers, is_sound=is_sound, on_lost=lambda: told.append(True))
+
+    async def ask():
+        world.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit([job(POISON, n)])) for n in range(1, num_workers + 1)]
+        for _ in range(num_workers):
+            await asyncio.to_thread(world.entered.acquire)
+        tasks += [asyncio.create_task(batcher.submit([job(n, 9)])) for n in range(5)]
+        await until(lambda: batcher.num_waiting == 5)
+        world.gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(result, Unavailable) for result in results)
+        assert not batcher.is_open
+        with pytest.raises(Unavailable):
+            await batcher.submit([job(1)])
+
+    asyncio.run(ask())
+    assert told == [True]
+    assert len(asked) == 1
+    assert caplog.text.count("does not answer golden rightly") == 1
+
+
+def test_a_sound_device_goes_on(world, make):
+    asked, told = [], []
+    batcher = make(SHARED, is_sound=lambda: asked.append(True) or True, on_lost=lambda: told.append(True))
+    world.error = PanicException
+
+    async def ask():
+        tasks = await fill(world, batcher)
+        tasks += [asyncio.create_task(batcher.submit([job(number)])) for number in (1, POISON, 2)]
+        await until(lambda: batcher.num_waiting == 3)
+        world.gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    _, first, culprit, last = asyncio.run(ask())
+    assert (numbers(first), numbers(last)) == ([1], [2])
+    assert isinstance(culprit, InternalError)
+    # Only of the culprit: what failed in company may have been anybody's fault.
+    assert (asked, told, batcher.is_open) == ([True], [], True)
+
+
+def test_stopping_lets_go_without_waiting(world, make):
+    batcher = make(num_workers=2)
+
+    async def ask():
+        tasks = await fill(world, batcher, 3, workers=2)
+        batcher.stop()
+        assert not batcher.is_open
+        with pytest.raises(Unavailable):
+            await batcher.submit([job(1)])
+        await finish(world, tasks)
+
+    asyncio.run(ask())
+    assert len(world.batches) == 5
+
+
+def test_where_the_time_went(world, make):
+    batcher, stages = make(), Stages()
+    world.took = 0.25
+
+    async def ask():
+        tasks = await fill(world, batcher)
+        asked = asyncio.create_task(batcher.submit([job(1), job(2)], stages=stages))
+        await until(lambda: batcher.num_waiting == 2)
+        await finish(world, [*tasks, asked])
+
+    asyncio.run(ask())
+    # Behind the first, and then one after the other.
+    assert stages.describe() == "queue;dur=250.000, compute;dur=500.000"

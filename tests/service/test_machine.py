@@ -1,0 +1,96 @@
+"""What the machine has to give, within the limits of the container."""
+
+import pytest
+
+from attnserve.service import machine
+from attnserve.service.machine import count_cores, free_memory, memory_limit
+
+PAGE = 4096
+
+
+@pytest.fixture
+def set_up(tmp_path, monkeypatch):
+    """A machine of 8 cores and 1000 pages; files as the kernel shows them, by their path below the cgroup."""
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine.os, "sysconf", {"SC_PAGE_SIZE": PAGE, "SC_PHYS_PAGES": 1000}.__getitem__)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+
+    def write(files, available_kib=None):
+        for name, text in files.items():
+            path = tmp_path / "cgroup" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{text}\n")
+        if available_kib is not None:
+            lines = ("MemTotal: 4000 kB", "MemFree: 1 kB", f"MemAvailable: {available_kib} kB", "HugePages_Total: 0")
+            (tmp_path / "meminfo").write_text("\n".join(lines))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu.max": "1600000 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+)
+def test_cores_within_the_quota(set_up, files, cores):
+    set_up(files)
+    assert count_cores() == cores
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{}, {"memory.max": "max"}, {"memory/memory.limit_in_bytes": "9223372036854771712"}],
+)
+def test_memory_without_a_limit_is_the_machines(set_up, files):
+    set_up(files)
+    assert memory_limit() == 1000 * PAGE
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_memory_within_the_limit(set_up, name):
+    set_up({name: "1000000"})
+    assert memory_limit() == 1_000_000
+
+
+VERSION_2 = {"memory.max": "1000000", "memory.current": "900000"}
+VERSION_1 = {"memory/memory.limit_in_bytes": "1000000", "memory/memory.usage_in_bytes": "900000"}
+
+
+@pytest.mark.parametrize(
+    ("files", "available_kib", "free"),
+    [
+        # Neither the container nor the kernel says anything.
+        ({}, None, 1000 * PAGE),
+        ({}, 500, 500 * 1024),
+        # No limit, or one that is not used up.
+        ({"memory.max": "max", "memory.current": "900000"}, 500, 500 * 1024),
+        (VERSION_2, None, 100_000),
+        (VERSION_2, 2000, 100_000),
+        (VERSION_1, 2000, 100_000),
+        # The machine has less than the container may take.
+        (VERSION_2, 50, 50 * 1024),
+        # The cache of files is there for the taking; what is in use is not.
+        ({**VERSION_2, "memory.stat": "anon 1\nfile 700000\ninactive_file 300000\nactive_file 400000"}, 2000, 400_000),
+        ({**VERSION_1, "memory/memory.stat": "inactive_file 7\ntotal_rss 1"}, 2000, 100_007),
+        ({**VERSION_1, "memory/memory.stat": "total_inactive_file 300000"}, 2000, 400_000),
+        # A moment over the limit.
+        ({"memory.max": "1000000", "memory.current": "1000500"}, 2000, 0),
+        ({"memory.max": "1000000"}, 2000, 1_000_000),
+    ],
+)
+def test_free_memory(set_up, files, available_kib, free):
+    set_up(files, available_kib)
+    assert free_memory() == free
+
+
+def test_free_memory_of_this_machine():
+    assert 0 < free_memory() <= memory_limit()

@@ -1,0 +1,111 @@
+"""How a version comes to answer, and how it goes when nobody holds it any more."""
+
+import asyncio
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+from attnserve.bundle import BundleError
+from attnserve.service import model as module
+from attnserve.service.engine import Job
+from attnserve.service.model import check_answerable, check_room, load_model, make_tuner
+from attnserve.service.observer import NOBODY
+from attnserve.service.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"card": {"number": 2**64}}, "cannot be written as JSON"),
+        ({"card": {"text": "\ud800"}}, "cannot be written as JSON"),
+    ],
+)
+def test_what_only_an_answer_would_stumble_over(make_manifest, fields, message):
+    check_answerable(make_manifest())
+    check_answerable(make_manifest(labels=tuple("abcdefghij"), card={"any": [None, 1.5, "thing"]}))
+    with pytest.raises(BundleError, match=message):
+        check_answerable(make_manifest(**fields))
+
+
+@pytest.mark.parametrize(("free", "fits"), [(2400, True), (2399, False)])
+def test_room_for_what_is_read_and_what_is_made_of_it(tmp_path, monkeypatch, free, fits):
+    monkeypatch.setattr(module, "free_memory", lambda: free)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "model.onnx").write_bytes(bytes(1000))
+    (tmp_path / "weights" / "softmax.onnx").write_bytes(bytes(200))
+    if fits:
+        check_room(tmp_path)
+        return
+    with pytest.raises(BundleError, match="about 2400 bytes of memory beside what is loaded, and 2399 are free"):
+        check_room(tmp_path)
+
+
+def settings(**fields):
+    return Settings(**{"tuning_seconds": 0.1, "tuning_cache": "", "num_threads": 1, "device": "cpu", **fields})
+
+
+def load(folder, limits):
+    return load_model(folder, limits, make_tuner(limits), observer=NOBODY, on_lost=lambda: None, is_idle=True)
+
+
+def job(*tokens):
+    return Job(sequence=np.array(tokens), positions=np.array([len(tokens) - 1]))
+
+
+def threads_of(model):
+    return [thread for thread in threading.enumerate() if thread.name.startswith(f"engine-{model}")]
+
+
+def test_a_model_is_loaded_measured_and_answers(bundles):
+    model = load(bundles / "tiny" / "1", settings(engines=2))
+    try:
+        assert (model.name, model.version, model.tuning.source) == ("tiny", 1, "measured")
+        assert (model.tuning.num_engines, model.tuning.num_threads, len(threads_of("tiny"))) == (2, 1, 2)
+        # Proving and measuring it was no traffic.
+        assert model.statistics.describe()["inference_count"] == 0
+        answers = asyncio.run(model.batcher.submit([job(1, 2, 3), job(4)]))
+        assert [answer.logits.shape for answer in answers] == [(1, 20), (1, 20)]
+        assert model.statistics.describe()["inference_count"] == 2
+    finally:
+        model.batcher.close()
+
+
+def test_cores_are_shared_by_engines(bundles, monkeypatch):
+    monkeypatch.setattr(module, "count_cores", lambda: 8)
+    for engines, threads in ((1, 8), (3, 2), (16, 1)):
+        model = load(bundles / "tiny" / "1", settings(num_threads=0, engines=engines))
+        model.batcher.close()
+        assert (model.tuning.num_engines, model.tuning.num_threads) == (engines, threads)
+
+
+def test_a_model_that_nobody_holds_is_freed_and_its_workers_end(bundles):
+    model = load(bundles / "tiny" / "1", settings(engines=2))
+    workers, engine = threads_of("tiny"), weakref.ref(model.engine)
+    assert len(workers) == 2
+    model = None
+    gc.collect()
+    for worker in workers:
+        worker.join(timeout=20)
+        assert not worker.is_alive()
+    # A thread's frames are gone only after it has ended.
+    gc.collect()
+    assert engine() is None
+
+
+def test_what_is_queued_when_the_last_holder_lets_go_is_answered(bundles):
+    model = load(bundles / "tiny" / "1", settings())
+
+    async def ask():
+        nonlocal model
+        batcher = model.batcher
+        asked = [asyncio.create_task(batcher.submit([job(number, 1)])) for number in range(8)]
+        await asyncio.sleep(0)
+        model = None
+        gc.collect()
+        assert not batcher.is_open
+        return await asyncio.gather(*asked)
+
+    assert len(asyncio.run(ask())) == 8
