@@ -230,7 +230,7 @@ class Batcher:
         now = self._clock()
         self._learn(now - begin, sum(waiting.seconds for waiting in batch))
         for waiting, answer in zip(batch, answers, strict=True):
-            waiting.ticket.deliver(waiting.place, answer, now)
+            waiting.ticket.deliver(waiting.place, answer, now, len(batch))
 
     def _retry(self, batch: list[Waiting], error: BaseException) -> None:
         """Run the sequences of a batch that failed one by one, so that only the culprit fails."""
