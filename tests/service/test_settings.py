@@ -28,6 +28,11 @@ VALUES = {
     "drain_delay_ms": ("50.5", ["-1", "600001", "nan"]),
     "max_drain_seconds": ("5", ["0", "3601", "0.5"]),
     "tuning_seconds": ("0.5", ["0", "-1", "601", "nan"]),
+    "otlp_endpoint": (
+        "http://collector:4318",
+        ["collector:4318", "ftp://c", "http://", "http://me:secret@c", "http://c?k=v"],
+    ),
+    "trace_ratio": ("0.25", ["-0.1", "1.1", "nan", "all"]),
     "log_format": ("json", ["JSON", "xml", ""]),
     "log_level": ("debug", ["DEBUG", "trace", ""]),
 }
