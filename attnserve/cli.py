@@ -12,6 +12,7 @@ from attnserve.bundle import PRECISIONS
 
 EXTRAS = {
     "aiohttp": "bench",
+    "opentelemetry": "tracing",
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",

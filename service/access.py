@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +16,10 @@ from attnserve.service.catalogue import Catalogue
 from attnserve.service.metrics import Metrics
 from attnserve.service.model import ServedModel
 from attnserve.service.stages import Stages
+
+if TYPE_CHECKING:
+    # An extra.
+    from attnserve.service.tracing import Tracing
 
 UNMATCHED = "unmatched"
 # Asked every few seconds by somebody; that all is well is no news.
@@ -30,12 +34,16 @@ class Access:
         app: what answers.
         metrics: told of every answer.
         catalogue: knows the models there are; other names are none of the log's or metrics' business.
+        tracing: told of every request that is no probe.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, catalogue: Catalogue) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, catalogue: Catalogue, tracing: "Tracing | None" = None
+    ) -> None:
         self.app = app
         self.metrics = metrics
         self.catalogue = catalogue
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and note."""
@@ -60,7 +68,8 @@ class Access:
         try:
             await self.app(scope, receive, note)
         finally:
-            seconds = time.monotonic() - begin
+            end = time.monotonic()
+            seconds = end - begin
             # Set by the router on its way.
             route = getattr(scope.get("route"), "path", UNMATCHED)
             model = scope.get("path_params", {}).get("model", "")
@@ -79,9 +88,22 @@ class Access:
                 "status": status,
                 "ms": round(1000 * seconds, 3),
             }
+            trace = ""
+            if self.tracing is not None and route not in PROBES:
+                trace_id = self.tracing.record(
+                    scope,
+                    route=None if route == UNMATCHED else route,
+                    status=status,
+                    request_id=request_id,
+                    begin=begin,
+                    end=end,
+                )
+                if trace_id is not None:
+                    fields["trace_id"] = trace_id
+                    trace = f", trace {trace_id}"
             level = logging.DEBUG if route in PROBES and status < 500 else logging.INFO
             place = f"{route} {model}".rstrip()
-            log.log(level, "%s %s %d %.1f ms", scope["method"], place, status, 1000 * seconds, extra=fields)
+            log.log(level, "%s %s %d %.1f ms%s", scope["method"], place, status, 1000 * seconds, trace, extra=fields)
 
 
 def _choose_id(scope: Scope) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -20,6 +21,10 @@ from attnserve.service.oip import repository as oip_repository
 from attnserve.service.oip import routes as oip
 from attnserve.service.problems import Fault, InternalError, Problem, render_problem
 
+if TYPE_CHECKING:
+    # An extra.
+    from attnserve.service.tracing import Tracing
+
 log = logging.getLogger(__name__)
 
 # Of the 5 to 32 threads that asyncio keeps.
@@ -30,6 +35,7 @@ def create_app(
     catalogue: Catalogue,
     *,
     metrics: Metrics | None = None,
+    tracing: "Tracing | None" = None,
     on_failure: Callable[[BaseException], None] = lambda _: None,
 ) -> FastAPI:
     """The service for one catalogue; models are loaded in a thread while /healthz already answers.
@@ -37,6 +43,7 @@ def create_app(
     Args:
         catalogue: not loaded yet.
         metrics: of this app alone.
+        tracing: told of every request, if anybody is.
         on_failure: told when loading ends in an error that leaves nothing to serve, such as a missing device.
     """
 
@@ -62,8 +69,8 @@ def create_app(
         lifespan=lifespan,
         # A redirect would be built from the Host header, and clients do not send a body twice.
         redirect_slashes=False,
-        # It would put paths into them, which are user data.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        # Told by the environment, FastAPI would send spans of its own, with paths and queries in them.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     metrics = Metrics() if metrics is None else metrics
     metrics.show_models(catalogue)
@@ -81,7 +88,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
-    app.add_middleware(Access, metrics=metrics, catalogue=catalogue)
+    app.add_middleware(Access, metrics=metrics, catalogue=catalogue, tracing=tracing)
     return app
 
 

@@ -249,7 +249,7 @@ class Batcher:
         now = self._clock()
         self._learn(now - begin, expected)
         for waiting, answer in zip(batch, answers, strict=True):
-            waiting.ticket.deliver(waiting.place, answer, now)
+            waiting.ticket.deliver(waiting.place, answer, now, len(batch))
 
     def _retry(self, batch: list[Waiting], error: BaseException) -> None:
         """Run the sequences of a batch that failed one by one, so that only the culprit fails."""

@@ -44,13 +44,13 @@ class Ticket:
             if self._stages is not None:
                 self._stages.add("queue", self._since, now)
 
-    def deliver(self, place: int, answer: Answer, now: float) -> None:
-        """Take the answer to one job; the last one settles the future."""
+    def deliver(self, place: int, answer: Answer, now: float, batch_sequences: int) -> None:
+        """Take the answer to one job, which ran in a batch of so many; the last one settles the future."""
         self._answers[place] = answer
         self._num_missing -= 1
         if not self._num_missing:
             if self._stages is not None and self._begun is not None:
-                self._stages.add("compute", self._begun, now)
+                self._stages.add("compute", self._begun, now, batch_sequences=batch_sequences)
             self._settle([answer for answer in self._answers if answer is not None], None)
 
     def fail(self, error: BaseException) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -15,7 +16,11 @@ from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.logs import set_up_logs
 from attnserve.service.metrics import Metrics
-from attnserve.service.settings import read_settings
+from attnserve.service.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    # An extra.
+    from attnserve.service.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +60,19 @@ def open_listener(config: uvicorn.Config) -> socket.socket:
     return listener
 
 
+def find_tracing(settings: Settings) -> "Tracing | None":
+    """What settings say of traces.
+
+    Raises:
+        ModuleNotFoundError: they are wanted, and the extra `tracing` is missing.
+    """
+    if not settings.otlp_endpoint:
+        return None
+    from attnserve.service.tracing import start_tracing
+
+    return start_tracing(settings.otlp_endpoint, settings.trace_ratio)
+
+
 def serve(parsed: argparse.Namespace) -> int:
     """Serve until told to stop; returns the exit code."""
     settings = read_settings(parsed)
@@ -62,10 +80,10 @@ def serve(parsed: argparse.Namespace) -> int:
     # two seconds of 2.9, in which nobody else is answered.
     gc.set_threshold(100_000, 50, 100)
     set_up_logs(settings.log_level, settings.log_format)
-    metrics = Metrics()
     # Known before anything is loaded, or listens.
     if settings.device == "cuda" and (reason := explain_no_cuda()) is not None:
         raise DeviceError(f"{NO_DEVICE}: {reason}")
+    metrics, tracing = Metrics(), find_tracing(settings)
     failures: list[BaseException] = []
 
     def stop(error: BaseException) -> None:
@@ -79,7 +97,7 @@ def serve(parsed: argparse.Namespace) -> int:
     catalogue = Catalogue(parsed.repository, settings, metrics.observer, on_lost=give_up)
 
     config = uvicorn.Config(
-        create_app(catalogue, metrics=metrics, on_failure=stop),
+        create_app(catalogue, metrics=metrics, tracing=tracing, on_failure=stop),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -101,6 +119,8 @@ def serve(parsed: argparse.Namespace) -> int:
     # Bound here, not by uvicorn: a port that is taken is known before models are loaded.
     listener = open_listener(config)
     server.run([listener])
+    if tracing is not None:
+        tracing.close()
     if catalogue.is_lost:
         return EXIT_DEVICE_LOST
     return 1 if failures or not server.started else 0

@@ -121,6 +121,21 @@ class Settings(BaseSettings):
         description="Costs by model, as JSON, instead of measured ones: "
         "`tuning.cost` of `GET /v1/models/{model}` on a machine like this one.",
     )
+    otlp_endpoint: str = Field(
+        "",
+        # Credentials belong into a header: what stands here is in the log.
+        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        description="Collector that OpenTelemetry traces are sent to, as OTLP over HTTP, such as "
+        "`http://collector:4318`; needs the extra `tracing`. Empty is no traces.",
+    )
+    trace_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Part of the traces recorded, of those that begin here; of a trace that began elsewhere its caller "
+        "says whether it is recorded (header traceparent).",
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people, or a JSON object per line for machines."
     )

@@ -12,6 +12,8 @@ class Stage:
     begin: float
     """Seconds of `time.monotonic`."""
     end: float
+    batch_sequences: int = 0
+    """Sequences in the batch that ended it; 0 where there was none."""
 
 
 class Stages:
@@ -20,9 +22,10 @@ class Stages:
     def __init__(self) -> None:
         self.all: list[Stage] = []
 
-    def add(self, name: str, begin: float, end: float | None = None) -> None:
+    def add(self, name: str, begin: float, end: float | None = None, *, batch_sequences: int = 0) -> None:
         """Note a stage that began at `begin` and ended at `end`, or just now."""
-        self.all.append(Stage(name=name, begin=begin, end=monotonic() if end is None else end))
+        end = monotonic() if end is None else end
+        self.all.append(Stage(name=name, begin=begin, end=end, batch_sequences=batch_sequences))
 
     def describe(self) -> str:
         """As `Server-Timing` has it: milliseconds by name, those of one name added up."""

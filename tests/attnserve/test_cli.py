@@ -123,6 +123,14 @@ def test_without_its_client_the_extra_of_a_load_is_named(missing: str) -> None:
     assert done.stderr == f"attnserve: `attnserve bench` needs {missing}: pip install 'attnserve[bench]'\n"
 
 
+@pytest.mark.parametrize("missing", ["opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"])
+def test_without_the_sdk_the_extra_of_traces_is_named(missing: str, tmp_path: Path) -> None:
+    done = run_without((missing,), "serve", str(tmp_path), "--otlp-endpoint", "http://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    needs = r"attnserve: `attnserve serve` needs opentelemetry[\w.]*: pip install 'attnserve\[tracing\]'\n"
+    assert re.fullmatch(needs, done.stderr)
+
+
 def test_an_engine_is_measured_without_the_extra(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = run_without(("aiohttp", "tqdm", "torch"), "bench", str(BUNDLE), "--rounds", "1", "--json", str(file))
@@ -146,7 +154,8 @@ def test_bench_measures_one_of_two_things(arguments: list[str], said: str, capsy
 
 @pytest.mark.parametrize("arguments", [("check", str(BUNDLE)), ("serve", "--help"), ("--help",), ("check", "--help")])
 def test_what_serves_needs_no_torch(arguments: tuple[str, ...]) -> None:
-    done = run_without(("torch", "onnx", "onnxscript", "tqdm", "jaxtyping", "aiohttp"), *arguments)
+    extras = ("torch", "onnx", "onnxscript", "tqdm", "jaxtyping", "aiohttp", "opentelemetry")
+    done = run_without(extras, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
 

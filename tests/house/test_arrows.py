@@ -73,6 +73,10 @@ ARROWS = {
         | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn"},
         when_called=set(),
     ),
+    # The extra `tracing`: whoever gives no collector runs without it.
+    "attnserve.service.tracing": Arrows(
+        at_import=SPINE | {"attnserve.service", "opentelemetry", "starlette"}, when_called=set()
+    ),
     # The extra `bench`: `attnserve bench BUNDLE` runs without it.
     "attnserve.service.bench": Arrows(
         at_import=SPINE | {"attnserve.service", "numpy", "orjson"}, when_called={"attnserve.service", "tqdm"}

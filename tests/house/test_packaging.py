@@ -60,7 +60,7 @@ def test_every_requirement_is_pinned():
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [
         *PROJECT["project"]["dependencies"],
-        *(line for extra in ("export", "recipes", "bench", "dev") for line in extras[extra]),
+        *(line for extra in ("export", "recipes", "bench", "tracing", "dev") for line in extras[extra]),
     ]
     # setuptools also builds the package, in environments that constraints do not reach; the rest is for other systems.
     unpinned = {requirement_name(line) for line in wanted if "!=" not in line} - pins - {"setuptools"}
@@ -138,7 +138,7 @@ def test_wheel_serves_without_torch(built, tmp_path):
     env = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
     script = """
 import sys
-for name in ("torch", "onnx", "onnxscript", "tqdm", "jaxtyping", "aiohttp"):
+for name in ("torch", "onnx", "onnxscript", "tqdm", "jaxtyping", "aiohttp", "opentelemetry"):
     sys.modules[name] = None
 import attnserve.cli, attnserve.service
 print(attnserve.__file__, attnserve.service.__file__, sep="\\n")

@@ -13,6 +13,7 @@ from attnserve.service.batching import Batcher
 from attnserve.service.cost import Cost, Shape
 from attnserve.service.engine import Answer, Job
 from attnserve.service.problems import InternalError, Overloaded, TooLarge, Unavailable
+from attnserve.service.stages import Stages
 
 # Sequences of one length always share a batch, others never.
 COST = Cost(seconds_per_run=0, seconds_per_row=0, seconds_per_cell=1, bytes_per_row=1, bytes_per_cell=0)
@@ -98,6 +99,22 @@ def test_what_gathers_while_a_batch_runs_is_the_next_batch(make):
 
     assert asyncio.run(ask()) == [0, 1, 2, 3]
     assert model.batches == [[0], [1, 2, 3]]
+
+
+def test_a_request_knows_how_many_sequences_ran_with_it(make):
+    model, batcher = make(Model(is_open=False))
+    noted = [Stages(), Stages()]
+
+    async def ask():
+        first = await hold(model, batcher)
+        others = [asyncio.create_task(batcher.submit([job(number)], stages=noted[number])) for number in (0, 1)]
+        await until(lambda: batcher.num_waiting == 2)
+        model.gate.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(ask())
+    for stages in noted:
+        assert [(stage.name, stage.batch_sequences) for stage in stages.all] == [("queue", 0), ("compute", 2)]
 
 
 def test_the_wait_for_company_ends_when_closed(make):

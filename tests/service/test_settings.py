@@ -37,6 +37,11 @@ VALUES = {
     "tuning_seconds": ("0.5", ["0", "-1", "601", "nan"]),
     "tuning_cache": ("/var/cache", []),
     "tuning": (COSTS, ["", "x", "{", "[" * 10**5]),
+    "otlp_endpoint": (
+        "http://collector:4318",
+        ["collector:4318", "ftp://c", "http://", "http://me:secret@c", "http://c?k=v"],
+    ),
+    "trace_ratio": ("0.25", ["-0.1", "1.1", "nan", "all"]),
     "log_format": ("json", ["JSON", "xml", ""]),
     "log_level": ("debug", ["DEBUG", "trace", ""]),
 }
