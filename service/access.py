@@ -74,9 +74,14 @@ class Access:
                 "status": status,
                 "ms": round(1000 * seconds, 3),
             }
+            key = scope.get("key")
+            if key is not None:
+                # Its name, and nothing of the key itself.
+                fields["key"] = key.name
             level = logging.DEBUG if route in PROBES and status < 500 else logging.INFO
             place = f"{route} {model}".rstrip()
-            log.log(level, "%s %s %d %.1f ms", scope["method"], place, status, 1000 * seconds, extra=fields)
+            who = "" if key is None else f", key {key.name}"
+            log.log(level, "%s %s %d %.1f ms%s", scope["method"], place, status, 1000 * seconds, who, extra=fields)
 
 
 def _choose_id(scope: Scope) -> str:

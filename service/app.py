@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -14,6 +15,8 @@ from attnserve.service import routes
 from attnserve.service.access import Access
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue, count_cores, memory_limit
+from attnserve.service.guard import SCHEMES
+from attnserve.service.keyring import Keyring
 from attnserve.service.metrics import Metrics
 from attnserve.service.oip import routes as oip
 from attnserve.service.problems import Fault, InternalError, Problem, render_problem
@@ -22,6 +25,16 @@ log = logging.getLogger(__name__)
 
 # Of the 5 to 32 threads that asyncio keeps.
 MAX_WEIGHING = 8
+
+
+class _App(FastAPI):
+    """FastAPI finds security schemes among the parameters of endpoints, which ours have none of."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, with the ways to send a key."""
+        document = super().openapi()
+        document.setdefault("components", {})["securitySchemes"] = SCHEMES
+        return document
 
 
 def create_app(
@@ -36,6 +49,9 @@ def create_app(
         catalogue: not loaded yet.
         metrics: of this app alone.
         on_failure: told when loading ends in an error that leaves nothing to serve, such as a missing device.
+
+    Raises:
+        ValueError: the keys file cannot be read, or is wrong.
     """
 
     @contextlib.asynccontextmanager
@@ -48,7 +64,7 @@ def create_app(
             await loading
         await asyncio.to_thread(catalogue.close)
 
-    app = FastAPI(
+    app = _App(
         title="attnserve",
         version=attnserve.__version__,
         description="Predictions of transformers with expressive, elliptical or dot-product attention, "
@@ -61,7 +77,9 @@ def create_app(
     metrics.show_models(catalogue)
     app.state.metrics = metrics
     app.state.catalogue = catalogue
-    app.state.settings = catalogue.settings
+    app.state.settings = settings = catalogue.settings
+    # None where there are no keys, and everybody may ask.
+    app.state.keyring = Keyring(settings.keys, settings.keys_file) if settings.keys or settings.keys_file else None
     app.state.budget = Budget(catalogue.settings.max_pending_bytes or memory_limit() // 4)
     # Threads are few: those who may take one for long wait their turn here. Large bodies go one at a time: parsing
     # holds the interpreter's lock anyway, and a document takes many times the memory of its body.

@@ -12,9 +12,9 @@ import uvicorn
 
 from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.configuration import describe_settings, read_settings
 from attnserve.service.logs import set_up_logs
 from attnserve.service.metrics import Metrics
-from attnserve.service.settings import read_settings
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,9 @@ def serve(parsed: argparse.Namespace) -> int:
     # two seconds of 2.9, in which nobody else is answered.
     gc.set_threshold(100_000, 50, 100)
     set_up_logs(settings.log_level, settings.log_format)
+    described = describe_settings(settings)
+    text = ", ".join(f"{name}={value}" for name, value in described.items())
+    log.info("settings: %s", text, extra={"settings": described})
     metrics = Metrics()
     catalogue = Catalogue(parsed.repository, settings, metrics.observer)
     failures: list[BaseException] = []
