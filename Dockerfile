@@ -22,5 +22,6 @@ WORKDIR /tmp
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s \
   CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+# Refuses to start unless it is given keys, or ATTNSERVE_ALLOW_ANONYMOUS, as docker-compose.yml does behind its gateway.
 ENTRYPOINT ["attnserve"]
 CMD ["serve", "/repository", "--host", "0.0.0.0", "--port", "8000"]

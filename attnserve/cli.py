@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Only the command asked for adds its options: they come from packages that take seconds to import.
             if name == chosen:
                 command.add_arguments(subparser)
+        if chosen in COMMANDS:
+            given = COMMANDS[chosen].spell_out(given)
         parsed = parser.parse_args(given)
         return COMMANDS[parsed.command].run(parsed)
     except KeyboardInterrupt:
@@ -137,16 +139,34 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    from attnserve.service.settings import add_arguments
+    from attnserve.service.configuration import add_arguments
 
     parser.add_argument("repository", help="folder of bundles: REPOSITORY/model/version")
     add_arguments(parser)
+
+
+def _spell_serve(arguments: list[str]) -> list[str]:
+    from attnserve.service.configuration import spell_out
+
+    return spell_out(arguments)
 
 
 def _serve(parsed: argparse.Namespace) -> int:
     from attnserve.service.server import serve
 
     return serve(parsed)
+
+
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    from attnserve.service.mint import add_arguments
+
+    add_arguments(parser)
+
+
+def _key(parsed: argparse.Namespace) -> int:
+    from attnserve.service.mint import run
+
+    return run(parsed)
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +190,8 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
     extra: str | None = None
     """Brings all that this command may lack, of which other extras have some too."""
+    spell_out: Callable[[list[str]], list[str]] = list
+    """What was given, with what argparse needs and people leave out."""
 
 
 COMMANDS = {
@@ -180,7 +202,15 @@ COMMANDS = {
     "check": Command(
         summary="Replay a bundle's golden on this machine; needs no torch.", run=_check, add_arguments=_add_check
     ),
-    "serve": Command(summary="Serve every model of a repository over HTTP.", run=_serve, add_arguments=_add_serve),
+    "serve": Command(
+        summary="Serve every model of a repository over HTTP.",
+        run=_serve,
+        add_arguments=_add_serve,
+        spell_out=_spell_serve,
+    ),
+    "key": Command(
+        summary="Make an API key for the service, and its entry in a keys file.", run=_key, add_arguments=_add_key
+    ),
     "bench": Command(
         summary="Measure an engine against bare ONNX Runtime, or a running service under load.",
         run=_bench,

@@ -88,7 +88,12 @@ class Access:
                 "status": status,
                 "ms": round(1000 * seconds, 3),
             }
-            trace = ""
+            extras = ""
+            key = scope.get("key")
+            if key is not None:
+                # Its name, and nothing of the key itself.
+                fields["key"] = key.name
+                extras = f", key {key.name}"
             if self.tracing is not None and route not in PROBES:
                 trace_id = self.tracing.record(
                     scope,
@@ -100,10 +105,10 @@ class Access:
                 )
                 if trace_id is not None:
                     fields["trace_id"] = trace_id
-                    trace = f", trace {trace_id}"
+                    extras += f", trace {trace_id}"
             level = logging.DEBUG if route in PROBES and status < 500 else logging.INFO
             place = f"{route} {model}".rstrip()
-            log.log(level, "%s %s %d %.1f ms%s", scope["method"], place, status, 1000 * seconds, trace, extra=fields)
+            log.log(level, "%s %s %d %.1f ms%s", scope["method"], place, status, 1000 * seconds, extras, extra=fields)
 
 
 def _choose_id(scope: Scope) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -15,6 +15,8 @@ from attnserve.service import routes
 from attnserve.service.access import Access
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.guard import SCHEMES
+from attnserve.service.keyring import Keyring
 from attnserve.service.machine import count_cores, memory_limit
 from attnserve.service.metrics import Metrics
 from attnserve.service.oip import repository as oip_repository
@@ -31,6 +33,16 @@ log = logging.getLogger(__name__)
 MAX_WEIGHING = 8
 
 
+class _App(FastAPI):
+    """FastAPI finds security schemes among the parameters of endpoints, which ours have none of."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, with the ways to send a key."""
+        document = super().openapi()
+        document.setdefault("components", {})["securitySchemes"] = SCHEMES
+        return document
+
+
 def create_app(
     catalogue: Catalogue,
     *,
@@ -45,6 +57,9 @@ def create_app(
         metrics: of this app alone.
         tracing: told of every request, if anybody is.
         on_failure: told when loading ends in an error that leaves nothing to serve, such as a missing device.
+
+    Raises:
+        ValueError: the keys file cannot be read, or is wrong.
     """
 
     def follow() -> None:
@@ -61,7 +76,7 @@ def create_app(
             await loading
         await asyncio.to_thread(catalogue.close)
 
-    app = FastAPI(
+    app = _App(
         title="attnserve",
         version=attnserve.__version__,
         description="Predictions of transformers with expressive, elliptical or dot-product attention, "
@@ -76,7 +91,9 @@ def create_app(
     metrics.show_models(catalogue)
     app.state.metrics = metrics
     app.state.catalogue = catalogue
-    app.state.settings = catalogue.settings
+    app.state.settings = settings = catalogue.settings
+    # None where there are no keys, and everybody may ask.
+    app.state.keyring = Keyring(settings.keys, settings.keys_file) if settings.keys or settings.keys_file else None
     app.state.budget = Budget(catalogue.settings.max_pending_bytes or memory_limit() // 4)
     # Threads are few: those who may take one for long wait their turn here. Large bodies go one at a time: parsing
     # holds the interpreter's lock anyway, and a document takes many times the memory of its body.

@@ -12,6 +12,7 @@ from attnserve.service.problems import (
     BadRequest,
     Conflict,
     DeadlineExceeded,
+    Forbidden,
     InternalError,
     Invalid,
     NotAcceptable,
@@ -19,6 +20,7 @@ from attnserve.service.problems import (
     Overloaded,
     Problem,
     TooLarge,
+    Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -41,11 +43,7 @@ def describe_answer(example: object, *problems: type[Problem], formats: Sequence
     for media_type in formats:
         content[media_type] = {"schema": {"type": "string", **({} if media_type == EVENTS else {"format": "binary"})}}
     described: Documented = {200: {"description": "Done", "content": content}}
-    for problem in problems:
-        described[problem.status] = {
-            "description": (problem.__doc__ or problem.title).split("\n")[0],
-            "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA, "example": _example_of(problem)}},
-        }
+    described.update(describe_problems(*problems))
     if problems:
         # Also keeps FastAPI from documenting its own validation error, which no route of ours answers with.
         described["default"] = {
@@ -53,6 +51,17 @@ def describe_answer(example: object, *problems: type[Problem], formats: Sequence
             "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}},
         }
     return described
+
+
+def describe_problems(*problems: type[Problem]) -> Documented:
+    """Those of `responses` that are problems, each with an example."""
+    return {
+        problem.status: {
+            "description": (problem.__doc__ or problem.title).split("\n")[0],
+            "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA, "example": _example_of(problem)}},
+        }
+        for problem in problems
+    }
 
 
 def _inline(value: Any, reference: str, definition: dict[str, Any]) -> Any:
@@ -65,6 +74,8 @@ def _inline(value: Any, reference: str, definition: dict[str, Any]) -> Any:
 
 def _example_of(problem: type[Problem]) -> dict[str, Any]:
     faults = {
+        Unauthorized: ("Authorization", "expected a key that this service knows, got another"),
+        Forbidden: ("Authorization", "expected a key with the scope attention, got batch-job with predict"),
         BadRequest: ("body", "expected JSON, got something else at line 1 column 17: unexpected character"),
         NotFound: ("model", "expected one of nt-dot-product, nt-elliptical, nt-expressive, got 'nt'"),
         NotAcceptable: ("Accept", f"expected one of {JSON}, got 'text/html'"),

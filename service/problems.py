@@ -12,8 +12,13 @@ from fastapi import Response
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 20
-# Statuses that pass by themselves; a client that is not told when to come back comes back at once.
-RETRY_AFTER_SECONDS = {429: "1", 503: "2"}
+HEADERS = {
+    # HTTP wants every 401 to say how one makes oneself known.
+    401: {"WWW-Authenticate": "Bearer"},
+    # These pass by themselves; a client that is not told after how many seconds to come back comes back at once.
+    429: {"Retry-After": "1"},
+    503: {"Retry-After": "2"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,18 @@ class BadRequest(Problem):
     """The body cannot be parsed at all, or its parts do not fit each other."""
 
     status, title = 400, "Bad request"
+
+
+class Unauthorized(Problem):
+    """No key, or none that this service knows."""
+
+    status, title = 401, "Unauthorized"
+
+
+class Forbidden(Problem):
+    """The key lacks the scope that the request needs."""
+
+    status, title = 403, "Forbidden"
 
 
 class NotFound(Problem):
@@ -128,8 +145,7 @@ def describe_problem(problem: Problem) -> dict[str, Any]:
 
 def render_problem(problem: Problem) -> Response:
     """The HTTP answer for a problem."""
-    retry_after = RETRY_AFTER_SECONDS.get(problem.status)
-    headers = problem.headers if retry_after is None else {"Retry-After": retry_after, **problem.headers}
+    headers = {**HEADERS.get(problem.status, {}), **problem.headers}
     return Response(orjson.dumps(describe_problem(problem)), problem.status, headers, MEDIA_TYPE)
 
 

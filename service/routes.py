@@ -24,6 +24,7 @@ from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer, Job
+from attnserve.service.guard import Need, needs, require
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.model import ServedModel
 from attnserve.service.prediction import check_finite
@@ -62,6 +63,7 @@ router = APIRouter(route_class=PlainRoute)
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
 )
+@needs(Need.PREDICT)
 async def predict(request: Request, model: str) -> Response:
     """Predict, and return what the heads attended to if `attention` is given, or go on if `continue` is."""
     return await _answer(model, None, request, parse_predict)
@@ -74,6 +76,7 @@ async def predict(request: Request, model: str) -> Response:
     openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
 )
+@needs(Need.ATTENTION)
 async def attention(request: Request, model: str) -> Response:
     """Diagnostics or weights of the heads, with the predictions of the same forward pass.
 
@@ -90,6 +93,7 @@ async def attention(request: Request, model: str) -> Response:
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
 )
+@needs(Need.PREDICT)
 async def predict_version(request: Request, model: str, version: str) -> Response:
     """As `predict`, from that version or not at all."""
     return await _answer(model, version, request, parse_predict)
@@ -102,12 +106,14 @@ async def predict_version(request: Request, model: str, version: str) -> Respons
     openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
 )
+@needs(Need.ATTENTION)
 async def attention_version(request: Request, model: str, version: str) -> Response:
     """As `attention`, from that version or not at all."""
     return await _answer(model, version, request, parse_attention)
 
 
 @get(router, "/v1/models", response_model=ModelList, responses=openapi.LIST_ANSWERS, tags=["models"])
+@needs(Need.KEY)
 async def list_models(request: Request) -> Response:
     """Every model of the repository; those that do not answer, because they are loading or failed, say why."""
     catalogue = get_catalogue(request)
@@ -116,6 +122,7 @@ async def list_models(request: Request) -> Response:
 
 
 @get(router, "/v1/models/{model}", response_model=ModelBody, responses=openapi.MODEL_ANSWERS, tags=["models"])
+@needs(Need.KEY)
 async def show_model(request: Request, model: str) -> Response:
     """What is known of a model: card, labels, layers, limits, certificate, cost."""
     return answer_json(_describe(get_catalogue(request), find_model(request, model, None)))
@@ -128,18 +135,21 @@ async def show_model(request: Request, model: str) -> Response:
     responses=openapi.MODEL_ANSWERS,
     tags=["models"],
 )
+@needs(Need.KEY)
 async def show_version(request: Request, model: str, version: str) -> Response:
     """As `show_model`, for one version."""
     return answer_json(_describe(get_catalogue(request), find_model(request, model, version)))
 
 
 @get(router, "/healthz", responses=openapi.ALIVE_ANSWERS, tags=["operation"])
+@needs(Need.NOTHING)
 async def healthz(_: Request) -> Response:
     """Alive: the process answers. Never touches a model."""
     return answer_json({"status": "alive"})
 
 
 @get(router, "/readyz", responses=openapi.READY_ANSWERS, tags=["operation"])
+@needs(Need.NOTHING)
 async def readyz(request: Request) -> Response:
     """Ready: loading is over and at least one model is proven on this device and warm."""
     catalogue = get_catalogue(request)
@@ -150,6 +160,7 @@ async def readyz(request: Request) -> Response:
 
 
 @get(router, "/metrics", responses=openapi.METRICS_ANSWERS, response_class=PlainTextResponse, tags=["operation"])
+@needs(Need.KEY)
 async def show_metrics(request: Request) -> Response:
     """Counters and histograms in Prometheus' text format (docs/metrics.md)."""
     metrics: Metrics = request.app.state.metrics
@@ -174,6 +185,7 @@ async def _answer_in_time(
     media_type = choose_format(request.headers.get("accept"), _formats_of(asked))
     captures: frozenset[str] = frozenset()
     if asked.attention is not None:
+        require(request, Need.ATTENTION, "attention")
         check_size(asked, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
         captures = captures_for(model.manifest, asked.attention)
     num_bytes = held_bytes(asked, model.manifest)

@@ -15,8 +15,10 @@ from attnserve.service.answer import JSON
 from attnserve.service.body import in_turn, read_body
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.guard import Need, admit, describe_security, need_of
 from attnserve.service.model import ServedModel
-from attnserve.service.problems import NotFound, Unavailable
+from attnserve.service.openapi import describe_problems
+from attnserve.service.problems import Forbidden, NotFound, Unauthorized, Unavailable
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 from attnserve.service.stages import Stages
@@ -36,13 +38,25 @@ class PlainRoute(APIRoute):
 
     FastAPI describes it. It would search every request for parameters to convert, dependencies to solve and answers
     to validate, of which there are none here: a fifth of the time that a small request takes.
+
+    Raises:
+        TypeError: the endpoint does not say which key it needs, with `@needs`.
     """
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
+        need = need_of(endpoint)
+        if need is not Need.NOTHING:
+            problems = (Unauthorized,) if need is Need.KEY else (Unauthorized, Forbidden)
+            options["responses"] = {**(options.get("responses") or {}), **describe_problems(*problems)}
+            security = {"security": describe_security(need)}
+            options["openapi_extra"] = {**(options.get("openapi_extra") or {}), **security}
         super().__init__(path, endpoint, **options)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await endpoint(Request(scope, receive, send), **scope["path_params"])
+            request = Request(scope, receive, send)
+            if need is not Need.NOTHING:
+                admit(request, need)
+            response = await endpoint(request, **scope["path_params"])
             await response(scope, receive, send)
 
         self.app = answer

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import ipaddress
 import logging
 import signal
 import socket
@@ -14,9 +15,10 @@ import uvicorn
 from attnserve.runtime import NO_DEVICE, DeviceError, explain_no_cuda
 from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.configuration import describe_settings, read_settings
 from attnserve.service.logs import set_up_logs
 from attnserve.service.metrics import Metrics
-from attnserve.service.settings import Settings, read_settings
+from attnserve.service.settings import Settings
 
 if TYPE_CHECKING:
     # An extra.
@@ -49,6 +51,29 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def check_exposure(settings: Settings) -> None:
+    """Refuse to listen to other machines where whoever reaches the port could ask.
+
+    Raises:
+        ValueError: the address is not this machine's own alone, and there are no keys; or no machine has it.
+    """
+    if settings.keys or settings.keys_file or settings.allow_anonymous:
+        return
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+    # UnicodeError: no name could look like this.
+    except (OSError, UnicodeError):
+        raise ValueError(f"--host (ATTNSERVE_HOST): expected an address or a name, got {settings.host!r}") from None
+    # Without the scope that may follow an IPv6 address: fe80::1%eth0.
+    addresses = {str(entry[4][0]).partition("%")[0] for entry in found}
+    if not all(ipaddress.ip_address(address).is_loopback for address in addresses):
+        raise ValueError(
+            f"--host (ATTNSERVE_HOST): expected a loopback address where there are no keys, got {settings.host!r}; "
+            "make a key (attnserve key NAME --scopes predict,attention --file FILE) and give --keys-file FILE, or give "
+            "--allow-anonymous if a gateway decides who may ask"
+        )
+
+
 def open_listener(config: uvicorn.Config) -> socket.socket:
     """The bound socket, whose connections send what they have at once.
 
@@ -76,10 +101,14 @@ def find_tracing(settings: Settings) -> "Tracing | None":
 def serve(parsed: argparse.Namespace) -> int:
     """Serve until told to stop; returns the exit code."""
     settings = read_settings(parsed)
+    check_exposure(settings)
     # Python looks for cycles of garbage after every 700 new objects. In a body of five million empty lists that takes
     # two seconds of 2.9, in which nobody else is answered.
     gc.set_threshold(100_000, 50, 100)
     set_up_logs(settings.log_level, settings.log_format)
+    described = describe_settings(settings)
+    text = ", ".join(f"{name}={value}" for name, value in described.items())
+    log.info("settings: %s", text, extra={"settings": described})
     # Known before anything is loaded, or listens.
     if settings.device == "cuda" and (reason := explain_no_cuda()) is not None:
         raise DeviceError(f"{NO_DEVICE}: {reason}")

@@ -1,34 +1,91 @@
 """Settings of the service: one declaration gives default, bounds, help, environment variable, flag and docs page."""
 
-import argparse
 import json
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PlainValidator, WithJsonSchema
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from attnserve.records import from_json
 from attnserve.service.cost import Cost
+from attnserve.service.keys import Key, parse_keys
 
 ENV_PREFIX = "ATTNSERVE_"
 KIB, MIB = 1024, 1024 * 1024
 
 
-class Settings(BaseSettings):
-    """Every setting, by flag (`--max-queue`) or environment variable (`ATTNSERVE_MAX_QUEUE`); the flag wins."""
+def _parse_keys(given: object) -> tuple[Key, ...]:
+    # An empty variable, as compose files pass on, is none.
+    return () if given in ("", (), []) else parse_keys(given)
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+def _parse_costs(given: object) -> dict[str, Cost]:
+    try:
+        document = json.loads(given or "{}") if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        raise ValueError("expected costs by model as JSON, got something else") from None
+    if not isinstance(document, Mapping):
+        raise ValueError(f"expected costs by model, got {type(document).__name__}")
+    costs = {
+        str(name): cost if isinstance(cost, Cost) else from_json(Cost, cost, str(name))
+        for name, cost in document.items()
+    }
+    for name, cost in costs.items():
+        for field, value in vars(cost).items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}.{field}: expected a number >= 0, got {value}")
+    return costs
+
+
+class Settings(BaseSettings):
+    """Every setting, by flag (`--max-queue`), environment variable (`ATTNSERVE_MAX_QUEUE`) or file (`max_queue:`).
+
+    The flag wins over the variable, the variable over the file, the file over the default (`configuration.py`).
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # An empty host would mean every interface there is.
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on. `127.0.0.1` is this machine alone. Others, such as `0.0.0.0` for every "
+        "network it is in, need keys or `--allow-anonymous`: whoever reaches the port could ask.",
+    )
+    port: int = Field(
+        8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose, and the log says which."
+    )
+    keys_file: str = Field(
+        "",
+        description="File of API keys, as `attnserve key --file` writes it. It is read again when it changes. A secret "
+        "mounted read-only is best.",
+        json_schema_extra={"accepts": "path"},
+    )
+    keys: Annotated[
+        tuple[Key, ...], NoDecode, PlainValidator(_parse_keys), WithJsonSchema({"accepts": "entries of a keys file"})
+    ] = Field(
+        (),
+        description="API keys without a file, in YAML or JSON: hashes, not the keys themselves. For platforms that "
+        "pass secrets in variables; a change needs a restart.",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Whether to listen to other machines without keys. Only where something else decides who may ask: "
+        "a gateway on a private network. Where there are keys it changes nothing.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Where models run. `auto` takes CUDA if a CUDA session can really be made; "
         "`cuda` refuses to start otherwise.",
     )
     num_threads: int = Field(
-        0, ge=0, le=1024, description="Compute threads per model; 0 is the number of cores this process may use."
+        0,
+        ge=0,
+        le=1024,
+        description="Compute threads per model; 0 is the number of cores this process may use, which is right for one "
+        "busy model. Share the cores among several: more threads than cores wait for each other.",
     )
     engines: int = Field(
         1,
@@ -54,7 +111,10 @@ class Settings(BaseSettings):
         "while one batch runs, the next one gathers by itself.",
     )
     max_queue: int = Field(
-        4096, ge=1, description="Sequences waiting per model; more are answered 429 with Retry-After."
+        4096,
+        ge=1,
+        description="Sequences waiting per model; more are answered 429 with Retry-After. Choose what is answered "
+        "within the time that clients wait: a longer queue only makes everybody late.",
     )
     timeout_ms: float = Field(
         0.0,
@@ -70,14 +130,14 @@ class Settings(BaseSettings):
         gt=0,
         le=60_000,
         allow_inf_nan=False,
-        description="Estimated time a batch of several sequences may take: what those behind it wait. Longer ones gain "
-        "nothing, and need more memory.",
+        description="Estimated time a batch of several sequences may take: what those behind it wait. A few times the "
+        "time of one run is enough; longer batches gain nothing, and need more memory.",
     )
     max_batch_bytes: int = Field(
         0,
         ge=0,
-        description="Memory one batch may need by estimate; 0 is half of what this process may use. "
-        "A sequence that needs more is answered 413 with the longest length that fits.",
+        description="Memory one batch may need by estimate; 0 is half of what this process may use. Less where several "
+        "models are busy at once. A sequence that needs more is answered 413 with the longest length that fits.",
     )
     max_pending_bytes: int = Field(
         0,
@@ -87,10 +147,16 @@ class Settings(BaseSettings):
         "needs more is answered 413, one that finds too little left 429.",
     )
     max_body_bytes: int = Field(
-        16 * MIB, ge=KIB, description="Largest request body, enforced while it is read; beyond it 413."
+        16 * MIB,
+        ge=KIB,
+        description="Largest request body, enforced while it is read; beyond it 413. The default holds some three "
+        "million ids as JSON; parsing takes several times its size.",
     )
     max_response_bytes: int = Field(
-        64 * MIB, ge=KIB, description="Largest binary answer; beyond it 413 before any work starts."
+        64 * MIB,
+        ge=KIB,
+        description="Largest binary answer; beyond it 413 before any work starts. Maps grow with the square of the "
+        "length: the default holds one head over 4096 steps.",
     )
     drain_delay_ms: float = Field(
         0.0,
@@ -101,22 +167,29 @@ class Settings(BaseSettings):
         "already: what a load balancer needs to notice, a little more than the interval of its checks.",
     )
     max_drain_seconds: int = Field(
-        30, ge=1, le=3600, description="How long requests in flight may take to end when the service is told to stop."
+        30,
+        ge=1,
+        le=3600,
+        description="How long requests in flight may take to end when the service is told to stop. With "
+        "`--drain-delay-ms`, less than whoever stops it waits before killing it: Docker 10 s, Kubernetes 30 s.",
     )
     tuning_seconds: float = Field(
         10.0,
         gt=0,
         le=600,
         allow_inf_nan=False,
-        description="Longest time spent measuring what batches of a model cost, if that is not known yet.",
+        description="Longest time spent measuring what batches of a model cost, if that is not known yet. 1 is enough "
+        "to try things out; batches are then formed by rougher estimates.",
     )
     tuning_cache: str = Field(
         "~/.cache/attnserve",
         description="Folder in which measured costs are remembered, by model shape, machine and threads, so that the "
-        "next start is faster; empty is none.",
+        "next start is faster; empty is none. A volume where containers come and go.",
+        json_schema_extra={"accepts": "path"},
     )
-    # Decoded below: pydantic does it for the environment alone, and ends the process over text that is no JSON.
-    tuning: Annotated[dict[str, Cost], NoDecode] = Field(
+    tuning: Annotated[
+        dict[str, Cost], NoDecode, PlainValidator(_parse_costs), WithJsonSchema({"accepts": "costs by model"})
+    ] = Field(
         {},
         description="Costs by model, as JSON, instead of measured ones: "
         "`tuning.cost` of `GET /v1/models/{model}` on a machine like this one.",
@@ -137,82 +210,10 @@ class Settings(BaseSettings):
         "says whether it is recorded (header traceparent).",
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="Log lines for people, or a JSON object per line for machines."
+        "text", description="Log lines for people, or a JSON object per line for whatever collects logs."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log line written; `info` has one per request, without its content."
+        "info",
+        description="Least severe log line written. `info` has one per request, without its content; `warning` is "
+        "quiet until something is wrong.",
     )
-
-    @field_validator("tuning", mode="before")
-    @classmethod
-    def _decode(cls, value: Any) -> Any:
-        try:
-            return json.loads(value) if isinstance(value, str) else value
-        except (ValueError, RecursionError):
-            raise ValueError("expected costs by model as JSON") from None
-
-    @field_validator("tuning")
-    @classmethod
-    def _check(cls, costs: dict[str, Cost]) -> dict[str, Cost]:
-        for name, cost in costs.items():
-            for field, value in vars(cost).items():
-                if not 0 <= value < math.inf:
-                    raise ValueError(f"{name}.{field}: expected a number >= 0")
-        return costs
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag per setting; one that is not given leaves the environment variable or the default in force."""
-    for name, field in Settings.model_fields.items():
-        parser.add_argument(
-            flag_of(name),
-            default=argparse.SUPPRESS,
-            metavar=name.upper(),
-            help=f"{field.description} (default: {field.default})".replace("%", "%%"),
-        )
-
-
-def read_settings(parsed: argparse.Namespace | None = None) -> Settings:
-    """Settings from flags, then environment, then defaults.
-
-    Raises:
-        ValueError: names the setting, what was expected and what came.
-    """
-    given: dict[str, Any] = {} if parsed is None else vars(parsed)
-    flags = {name: given[name] for name in Settings.model_fields if name in given}
-    try:
-        return Settings(**flags)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).removeprefix(ENV_PREFIX.lower())
-        where = ": ".join([f"{flag_of(name)} ({ENV_PREFIX}{name.upper()})", *map(str, first["loc"][1:])])
-        raise ValueError(f"{where}: {first['msg'].lower()}, got {first['input']!r}") from None
-
-
-def flag_of(name: str) -> str:
-    """The command-line flag of a setting."""
-    return "--" + name.replace("_", "-")
-
-
-def settings_table() -> str:
-    """The settings as a markdown table, for docs/settings.md."""
-    properties = Settings.model_json_schema()["properties"]
-    lines = ["| flag | environment | default | accepts | meaning |", "| --- | --- | --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
-        cells = (
-            f"`{flag_of(name)}`",
-            f"`{ENV_PREFIX}{name.upper()}`",
-            f"`{field.default}`",
-            _describe_bounds(properties[name]),
-            field.description,
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
-
-
-def _describe_bounds(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return ", ".join(f"`{choice}`" for choice in schema["enum"])
-    words = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
-    bounds = [f"{words[key]} {schema[key]}" for key in words if key in schema]
-    return " ".join([str(schema["type"]), *bounds])

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from attnserve.bundle import is_version
 from attnserve.service.body import read_body
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.guard import Need, needs
 from attnserve.service.oip import schemas
 from attnserve.service.oip.tensors import get_field
 from attnserve.service.openapi import describe_body
@@ -26,6 +27,7 @@ router = APIRouter(route_class=PlainRoute, tags=["open inference protocol"])
     responses=schemas.INDEX_ANSWERS,
     openapi_extra=describe_body(schemas.IndexBody, is_required=False),
 )
+@needs(Need.KEY)
 async def show_index(request: Request) -> Response:
     """Every version of every model of the repository, and why those that are not ready are not."""
     document = await _read_document(request)
@@ -37,6 +39,7 @@ async def show_index(request: Request) -> Response:
     responses=schemas.LOAD_ANSWERS,
     openapi_extra=describe_body(schemas.LoadBody, is_required=False),
 )
+@needs(Need.ADMIN)
 async def load(request: Request, model: str) -> Response:
     """Load the newest version, or the one that `parameters.version` names, and make it the active one.
 
@@ -58,6 +61,7 @@ async def load(request: Request, model: str) -> Response:
     responses=schemas.UNLOAD_ANSWERS,
     openapi_extra=describe_body(schemas.UnloadBody, is_required=False),
 )
+@needs(Need.ADMIN)
 async def unload(request: Request, model: str) -> Response:
     """Serve no version of a model any more, here and on all replicas; what is queued is answered."""
     get_field(await _read_document(request), "parameters", dict, {})

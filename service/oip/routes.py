@@ -11,6 +11,7 @@ from attnserve.service.body import in_turn, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer, Job
+from attnserve.service.guard import Need, needs, require
 from attnserve.service.model import ServedModel
 from attnserve.service.oip import schemas
 from attnserve.service.oip.answer import count_numbers, render_answer
@@ -39,18 +40,21 @@ router = APIRouter(route_class=PlainRoute, tags=["open inference protocol"])
 
 
 @get(router, "/v2", responses=schemas.SERVER_ANSWERS)
+@needs(Need.KEY)
 async def show_server(_: Request) -> Response:
     """The server, and the extensions of the protocol it has."""
     return answer_json({"name": "attnserve", "version": attnserve.__version__, "extensions": list(EXTENSIONS)})
 
 
 @get(router, "/v2/health/live", responses=schemas.LIVE_ANSWERS)
+@needs(Need.NOTHING)
 async def live(_: Request) -> Response:
     """Alive: the process answers."""
     return answer_json({"live": True})
 
 
 @get(router, "/v2/health/ready", responses=schemas.SERVER_READY_ANSWERS)
+@needs(Need.NOTHING)
 async def ready(request: Request) -> Response:
     """Ready: loading is over and at least one model answers."""
     check_ready(get_catalogue(request))
@@ -59,54 +63,63 @@ async def ready(request: Request) -> Response:
 
 # Before the models: the protocol has the word in the place of a name.
 @get(router, "/v2/models/stats", responses=schemas.ALL_STATISTICS_ANSWERS)
+@needs(Need.KEY)
 async def show_all_statistics(request: Request) -> Response:
     """What every model has done since its version was loaded."""
     return answer_json(describe_statistics(get_catalogue(request).models.values()))
 
 
 @get(router, "/v2/models/{model}", responses=schemas.METADATA_ANSWERS)
+@needs(Need.KEY)
 async def show_metadata(request: Request, model: str) -> Response:
     """Tensors of a model: inputs, outputs, and under `parameters` the outputs that can be asked for."""
     return answer_json(describe_metadata(find_model(request, model, None)))
 
 
 @get(router, "/v2/models/{model}/versions/{version}", responses=schemas.METADATA_ANSWERS)
+@needs(Need.KEY)
 async def show_version_metadata(request: Request, model: str, version: str) -> Response:
     """As `show_metadata`, for one version."""
     return answer_json(describe_metadata(find_model(request, model, version)))
 
 
 @get(router, "/v2/models/{model}/config", responses=schemas.CONFIG_ANSWERS)
+@needs(Need.KEY)
 async def show_config(request: Request, model: str) -> Response:
     """The same in the words of Triton's model configuration."""
     return answer_json(describe_config(find_model(request, model, None)))
 
 
 @get(router, "/v2/models/{model}/versions/{version}/config", responses=schemas.CONFIG_ANSWERS)
+@needs(Need.KEY)
 async def show_version_config(request: Request, model: str, version: str) -> Response:
     """As `show_config`, for one version."""
     return answer_json(describe_config(find_model(request, model, version)))
 
 
 @get(router, "/v2/models/{model}/ready", responses=schemas.MODEL_READY_ANSWERS)
+@needs(Need.KEY)
 async def model_ready(request: Request, model: str) -> Response:
     """Ready: this model answers."""
     return answer_json({"name": find_model(request, model, None).name, "ready": True})
 
 
 @get(router, "/v2/models/{model}/versions/{version}/ready", responses=schemas.MODEL_READY_ANSWERS)
+@needs(Need.KEY)
 async def version_ready(request: Request, model: str, version: str) -> Response:
     """As `model_ready`, for one version."""
     return answer_json({"name": find_model(request, model, version).name, "ready": True})
 
 
 @get(router, "/v2/models/{model}/stats", responses=schemas.STATISTICS_ANSWERS)
+@needs(Need.KEY)
 async def show_statistics(request: Request, model: str) -> Response:
     """What the served version of a model has done since it was loaded."""
     return answer_json(describe_statistics([find_model(request, model, None)]))
 
 
 @get(router, "/v2/models/{model}/versions/{version}/stats", responses=schemas.STATISTICS_ANSWERS)
+@needs(Need.KEY)
 async def show_version_statistics(request: Request, model: str, version: str) -> Response:
     """As `show_statistics`, for one version."""
     return answer_json(describe_statistics([find_model(request, model, version)]))
@@ -115,6 +128,7 @@ async def show_version_statistics(request: Request, model: str, version: str) ->
 @router.post(
     "/v2/models/{model}/infer", responses=schemas.INFER_ANSWERS, openapi_extra=describe_body(schemas.InferBody)
 )
+@needs(Need.PREDICT)
 async def infer(request: Request, model: str) -> Response:
     """Tensors in, tensors out: JSON, or with the binary tensor extension."""
     return await _infer(request, model, None)
@@ -125,6 +139,7 @@ async def infer(request: Request, model: str) -> Response:
     responses=schemas.INFER_ANSWERS,
     openapi_extra=describe_body(schemas.InferBody),
 )
+@needs(Need.PREDICT)
 async def infer_version(request: Request, model: str, version: str) -> Response:
     """As `infer`, from that version or not at all."""
     return await _infer(request, model, version)
@@ -143,6 +158,8 @@ async def _infer_in_time(request: Request, name: str, version: str | None, deadl
     parse = functools.partial(_parse, header=request.headers.get(HEADER))
     # Clients send binary bodies as bytes, or JSON without saying that it is.
     asked = await read_request(request, model.reader, parse, as_json=False)
+    if asked.captures:
+        require(request, Need.ATTENTION, "outputs")
     deadline.shorten(asked.predict.timeout_ms)
     num_numbers = count_numbers(asked, max_response_bytes=settings.max_response_bytes)
     jobs = [

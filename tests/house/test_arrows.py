@@ -70,7 +70,7 @@ ARROWS = {
         at_import=SPINE
         | {"attnserve.service", "anyio", "fastapi", "numpy", "onnxruntime", "orjson", "prometheus_client"}
         | {"pydantic", "pydantic_core"}
-        | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn"},
+        | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn", "yaml"},
         when_called=set(),
     ),
     # The extra `tracing`: whoever gives no collector runs without it.

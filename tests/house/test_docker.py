@@ -1,6 +1,7 @@
 """The Dockerfile, the compose file and the gateway, as far as that goes without running them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
+COMPOSE = yaml.safe_load(TEXT)
+SERVICES = COMPOSE["services"]
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -55,6 +58,25 @@ def test_containers_can_write_nothing_and_gain_nothing(name):
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_services_may_listen_to_the_gateway_and_to_nobody_else():
+    environment = SERVICES["service"]["environment"]
+    assert environment["ATTNSERVE_ALLOW_ANONYMOUS"] == "true"
+    assert SERVICES["service"]["networks"] == ["private"]
+    assert COMPOSE["networks"]["private"]["internal"]
+
+
+def test_keys_are_a_few_lines_away():
+    """As the comments of the file say: the commented lines, and not the one above them."""
+    lines = [line for line in TEXT.splitlines() if "ATTNSERVE_ALLOW_ANONYMOUS" not in line]
+    commented = re.compile(r"^( *)# ((?:  )?(?:ATTNSERVE_KEYS_FILE|secrets|keys): ?.*)$")
+    uncommented = [commented.sub(r"\1\2", line) for line in lines]
+    document = yaml.safe_load("\n".join(uncommented))
+    service = document["services"]["service"]
+    assert service["environment"]["ATTNSERVE_KEYS_FILE"] == "/run/secrets/keys"
+    assert service["secrets"] == ["keys"]
+    assert document["secrets"] == {"keys": {"file": "./keys.yaml"}}
 
 
 def test_repository_is_read_only():
