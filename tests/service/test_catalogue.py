@@ -91,6 +91,7 @@ class World:
             observer=NOBODY,
             verdict="well",
             run=run,
+            shrink=lambda: None,
             is_sound=lambda: self.is_sound,
         )
 

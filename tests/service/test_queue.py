@@ -1,5 +1,7 @@
 """Turns, and how much work waits: kept as sums, which must be those of the list."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,8 @@ from attnserve.service.queue import Queue, Ticket
 
 def put(queue, seconds):
     jobs = [Job(sequence=np.zeros(1, np.int64), positions=np.array([0])) for _ in seconds]
-    queue.put(Ticket(len(jobs), 0.0), jobs, seconds, 0.0)
+    future = SimpleNamespace(done=lambda: False)
+    queue.put(Ticket(future, len(jobs), 0.0), jobs, seconds, 0.0)
 
 
 def take(queue, keep, num_came=0):
