@@ -26,13 +26,13 @@ from attnserve.service.problems import (
 Documented = dict[int | str, dict[str, Any]]
 
 
-def describe_body(model: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a route whose body is checked in `preprocess`."""
+def describe_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is checked in `preprocess`; one that is not required may be left out."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     for name, definition in schema.pop("$defs", {}).items():
         schema = _inline(schema, f"#/components/schemas/{name}", definition)
     examples = {f"example {number}": {"value": value} for number, value in enumerate(schema.pop("examples"), 1)}
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "examples": examples}}}}
+    return {"requestBody": {"required": required, "content": {JSON: {"schema": schema, "examples": examples}}}}
 
 
 def describe_answer(example: object, *problems: type[Problem], formats: Sequence[str] = ()) -> Documented:

@@ -21,7 +21,11 @@ REFUSED = ("config", "file:")
 router = APIRouter(route_class=PlainRoute, tags=["open inference protocol"])
 
 
-@router.post("/v2/repository/index", responses=schemas.INDEX_ANSWERS, openapi_extra=describe_body(schemas.IndexBody))
+@router.post(
+    "/v2/repository/index",
+    responses=schemas.INDEX_ANSWERS,
+    openapi_extra=describe_body(schemas.IndexBody, required=False),
+)
 async def show_index(request: Request) -> Response:
     """Every version of every model of the repository, and why those that are not ready are not."""
     document = await _read_document(request)
@@ -31,7 +35,7 @@ async def show_index(request: Request) -> Response:
 @router.post(
     "/v2/repository/models/{model}/load",
     responses=schemas.LOAD_ANSWERS,
-    openapi_extra=describe_body(schemas.LoadBody),
+    openapi_extra=describe_body(schemas.LoadBody, required=False),
 )
 async def load(request: Request, model: str) -> Response:
     """Load the newest version, or the one that `parameters.version` names, and make it the active one.
@@ -52,7 +56,7 @@ async def load(request: Request, model: str) -> Response:
 @router.post(
     "/v2/repository/models/{model}/unload",
     responses=schemas.UNLOAD_ANSWERS,
-    openapi_extra=describe_body(schemas.UnloadBody),
+    openapi_extra=describe_body(schemas.UnloadBody, required=False),
 )
 async def unload(request: Request, model: str) -> Response:
     """Serve no version of a model any more, here and on all replicas; what is queued is answered."""
