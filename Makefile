@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: install serve bundles test test-all tests lint typecheck bench checkpoints clean help
+.PHONY: install serve bundles test test-all tests lint typecheck bench soak checkpoints clean help
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -65,6 +65,9 @@ typecheck: install ## mypy --strict
 
 bench: install ## Measure the engine against bare ONNX Runtime: ARGS="..."
 	@$(BIN)/python -m benchmarks.engine $(ARGS)
+
+soak: bundles ## What breaks services after hours, each scenario with its law (docs/soak.md): ARGS="--scale 0.01"
+	@$(BIN)/python -m soak $(ARGS)
 
 checkpoints: install ## Train the committed checkpoints again
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash checkpoints/train.sh

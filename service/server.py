@@ -1,6 +1,7 @@
 """`attnserve serve`: settings, catalogue, app, uvicorn."""
 
 import argparse
+import asyncio
 import gc
 import ipaddress
 import logging
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # EX_SOFTWARE of sysexits.h.
 EXIT_DEVICE_LOST = 70
+# How long a client that keeps its connection may take to ask once more, and to be told that it was the last time.
+LINGER_S = 0.5
 
 
 class _Server(uvicorn.Server):
@@ -49,6 +52,21 @@ class _Server(uvicorn.Server):
             return
         self.catalogue.is_draining = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen no more, answer what comes over connections that are open with `Connection: close`, and end.
+
+        uvicorn closes connections on which nothing has arrived yet at once. A client that asks all the time has sent
+        its next request by then, and would never know what became of it.
+        """
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LINGER_S
+        while self.server_state.connections and loop.time() < end and not self.force_exit:
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
 
 
 def check_exposure(settings: Settings) -> None:
