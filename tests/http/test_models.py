@@ -155,8 +155,9 @@ def test_limits_are_settings(motley):
     assert motley.post("attention", {"sequences": [[1] * 320] * 6}, model="newest").status_code == 200
 
 
-def run(*arguments):
-    return subprocess.run((sys.executable, "-m", "attnserve", *arguments), capture_output=True, text=True, timeout=60)
+def run(*arguments, timeout=60):
+    command = (sys.executable, "-m", "attnserve", *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
 
 def test_an_unknown_repository(tmp_path, capsys):
@@ -185,7 +186,8 @@ def test_no_gpu_is_no_silent_cpu(bundles):
         pass
     else:
         pytest.skip("this machine has a GPU that ONNX Runtime can use")
-    done = run("serve", str(bundles), "--port", "0", "--device", "cuda")
+    # Before anything is loaded: whoever starts it waits for an answer.
+    done = run("serve", str(bundles), "--port", "0", "--device", "cuda", timeout=10)
     assert done.returncode == 1
     assert "device: expected a usable CUDA device, got none" in done.stderr
     assert "Traceback" not in done.stderr
