@@ -120,6 +120,8 @@ def serve(parsed: argparse.Namespace) -> int:
     """Serve until told to stop; returns the exit code."""
     settings = read_settings(parsed)
     check_exposure(settings)
+    # Before anything is logged: a missing extra is one line, as a wrong setting is.
+    tracing = find_tracing(settings)
     # Python looks for cycles of garbage after every 700 new objects. In a body of five million empty lists that takes
     # two seconds of 2.9, in which nobody else is answered.
     gc.set_threshold(100_000, 50, 100)
@@ -130,7 +132,7 @@ def serve(parsed: argparse.Namespace) -> int:
     # Known before anything is loaded, or listens.
     if settings.device == "cuda" and (reason := explain_no_cuda()) is not None:
         raise DeviceError(f"{NO_DEVICE}: {reason}")
-    metrics, tracing = Metrics(), find_tracing(settings)
+    metrics = Metrics()
     failures: list[BaseException] = []
 
     def stop(error: BaseException) -> None:

@@ -190,7 +190,6 @@ def test_a_collector_that_is_gone_hurts_nobody(bundles, start_server, monkeypatc
         assert served.process.wait(timeout=30) == 0
     (first, *others) = complaints(served)
     assert "traces are lost until" in first
-    assert "Connection refused" in first
     assert all("were not delivered" in line for line in others)
 
 
