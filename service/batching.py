@@ -26,6 +26,8 @@ Run = Callable[[Sequence[Job]], list[Answer]]
 # as when the machine was suspended, counts as this many times what was expected.
 NEWEST, FARTHEST = 0.1, 4.0
 MAX_RETRY_SECONDS = 60
+# Part of the time that is left which the work before a request may take by estimate; those are wrong by a tenth or two.
+MARGIN = 0.9
 STOPPED = "the model has stopped"
 
 
@@ -82,8 +84,8 @@ class Batcher:
         self._lost = False
         self._pace = 1.0
         """Seconds a second of estimated work has taken of late; less than 1 where batches save time."""
-        self._running_until = -math.inf
-        """When the batch that began last should be done."""
+        self._ends: dict[int, float] = {}
+        """When the batches that run should be done, by worker."""
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(num_workers)
         ]
@@ -159,7 +161,9 @@ class Batcher:
         if not num_waiting and num_jobs <= self._max_queue:
             return
         ahead = self._queue.seconds_before(num_jobs)
-        wait = (ahead * self._pace + max(0.0, self._running_until - self._clock())) / len(self._threads)
+        now = self._clock()
+        running = sum(max(0.0, end - now) for end in tuple(self._ends.values()))
+        wait = (ahead * self._pace + running) / len(self._threads)
         excess = num_waiting + num_jobs - self._max_queue
         if excess > 0:
             raise _overloaded(
@@ -168,7 +172,7 @@ class Batcher:
             )
         # Others share the last batch, and it is done when all of them are.
         last = max(max(seconds), min(self._max_batch_ms / 1000, ahead + sum(seconds)))
-        late = wait + last * self._pace - seconds_left
+        late = wait + last * self._pace - MARGIN * seconds_left
         # Whoever is let in to be told later that it took too long has cost others their turn.
         if late > 0:
             raise _overloaded(
@@ -182,6 +186,7 @@ class Batcher:
         try:
             while running := self._next_batch():
                 self._answer(running)
+                self._ends.pop(threading.get_ident(), None)
         finally:
             # Reached by `close`, or by an error that should not exist; either way nobody is left waiting.
             self._fail_all(Unavailable(STOPPED), running)
@@ -234,7 +239,7 @@ class Batcher:
     def _answer(self, batch: list[Waiting]) -> None:
         begin = self._clock()
         expected = sum(waiting.seconds for waiting in batch)
-        self._running_until = begin + expected * self._pace
+        self._ends[threading.get_ident()] = begin + expected * self._pace
         for waiting in batch:
             waiting.ticket.begin(begin)
             self._observer.waited(begin - waiting.since)

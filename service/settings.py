@@ -25,7 +25,7 @@ def _parse_costs(given: object) -> dict[str, Cost]:
     try:
         document = json.loads(given or "{}") if isinstance(given, str) else given
     except (ValueError, RecursionError):
-        raise ValueError("expected costs by model as JSON, got something else") from None
+        raise ValueError(f"expected costs by model as JSON, got {str(given)[:40]!r}") from None
     if not isinstance(document, Mapping):
         raise ValueError(f"expected costs by model, got {type(document).__name__}")
     costs = {

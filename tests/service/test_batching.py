@@ -487,7 +487,7 @@ def test_admission_knows_what_is_running_and_who_shares_the_last_batch(make):
         with pytest.raises(Overloaded) as refused:
             await batcher.submit([job(2, 2)], due=3.0)
         assert refused.value.headers == {"Retry-After": "6"}
-        let_in = asyncio.create_task(batcher.submit([job(2, 2)], due=8.7))
+        let_in = asyncio.create_task(batcher.submit([job(2, 2)], due=9.7))
         await until(lambda: batcher.num_waiting == 2)
         model.gate.set()
         await asyncio.gather(first, waiting, let_in)

@@ -149,7 +149,7 @@ def test_every_setting_is_shown_once_without_its_secrets(tmp_path, monkeypatch, 
     class Enough(Exception):
         pass
 
-    def stop(*_):
+    def stop(*_, **__):
         raise Enough
 
     monkeypatch.setattr(server, "Catalogue", stop)

@@ -44,7 +44,7 @@ VALUES = {
     "max_drain_seconds": ("5", ["0", "3601", "0.5"]),
     "tuning_seconds": ("0.5", ["0", "-1", "601", "nan"]),
     "tuning_cache": ("/var/cache", []),
-    "tuning": (COSTS, ["", "x", "{", "[" * 10**5]),
+    "tuning": (COSTS, ["x", "{"]),
     "otlp_endpoint": (
         "http://collector:4318",
         ["collector:4318", "ftp://c", "http://", "http://me:secret@c", "http://c?k=v"],
