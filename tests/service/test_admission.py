@@ -84,8 +84,10 @@ def numbers(answers):
 
 
 async def until(condition):
-    while not condition():
-        await asyncio.sleep(0)
+    # Who is refused never waits: without an end the test would not fail but hang.
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 async def fill(world, batcher, *requests, workers=1):
