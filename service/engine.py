@@ -106,7 +106,9 @@ class Engine:
         except Exception:
             log.exception("golden cannot be replayed any more")
             return False
-        self._checked = time.monotonic()
+        # Only of a device that is sound: a broken one is none the sounder for having been looked at.
+        if passed:
+            self._checked = time.monotonic()
         return passed
 
     def run(self, jobs: Sequence[Job]) -> list[Answer]:

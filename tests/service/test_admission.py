@@ -84,8 +84,10 @@ def numbers(answers):
 
 
 async def until(condition):
-    while not condition():
-        await asyncio.sleep(0)
+    # Who is refused never waits: without an end the test would not fail but hang.
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 async def fill(world, batcher, *requests, workers=1):
@@ -107,8 +109,9 @@ async def finish(world, tasks):
 
 
 async def refusal(batcher, jobs, **options):
+    # Who is let in waits for a model that stands still.
     with pytest.raises(Overloaded) as caught:
-        await batcher.submit(jobs, **options)
+        await asyncio.wait_for(batcher.submit(jobs, **options), 20)
     return caught.value
 
 

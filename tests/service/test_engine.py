@@ -97,18 +97,20 @@ def test_a_device_is_sound_while_it_answers_golden(bundles, monkeypatch, caplog)
     monkeypatch.setattr("attnserve.service.engine.time.monotonic", lambda: now[0])
     assert engine.is_sound()
 
-    def lie(*arguments):
-        return {name: values + 1 for name, values in run(*arguments).items()}
+    def lie(*arguments, **options):
+        return {name: values + 1 for name, values in run(*arguments, **options).items()}
 
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("CUDA failure 719")
 
-    for broken in (lie, fail):
+    for broken, is_logged in ((lie, False), (fail, True)):
         monkeypatch.setattr(engine.runtime, "run", broken)
         # Just looked at: a client who sends what fails again and again must not keep the device busy.
         assert engine.is_sound()
         now[0] += 1
         assert not engine.is_sound()
+        # Wrong answers are no failure to answer.
+        assert ("golden cannot be replayed" in caplog.text) == is_logged
         # What is not sound is not believed for a second.
         assert not engine.is_sound()
         monkeypatch.setattr(engine.runtime, "run", run)
