@@ -60,7 +60,9 @@ def world():
 
 
 @pytest.fixture
-def make(world):
+def make(world, monkeypatch):
+    # Estimates are right here.
+    monkeypatch.setattr("attnserve.service.batching.MARGIN", 1.0)
     with contextlib.ExitStack() as stack:
 
         def start(cost=ALONE, **options):
