@@ -123,8 +123,8 @@ def test_who_would_be_late_is_told_at_once(world, make, num_workers):
 
     async def ask():
         tasks = await fill(world, batcher, *[1] * 12, workers=num_workers)
-        # What waits and what runs, and then the own second.
-        wait = (12 + 1) / num_workers
+        # What waits, what every worker runs, and then the own second.
+        wait = (12 + num_workers) / num_workers
         refused = await refusal(batcher, [job(2)], due=world.now + wait + 1 - 1.5)
         assert f"12 sequences are waiting, about {1000 * wait:.0f} ms of work" in refused.detail
         assert f"the timeout leaves {1000 * (wait - 0.5):.0f}" in refused.detail
