@@ -1,5 +1,6 @@
 """schemathesis over the live /openapi.json: what the document promises holds, and what it forbids is refused."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,9 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 MODELS = ("nt-dot-product", "nt-elliptical", "nt-expressive")
 TIMEOUT_S = 4 * 3600
 COUNT = re.compile(r'^inference_request_duration_seconds_count\{.*status="(\d+)".*\} (\S+)$', re.MULTILINE)
+# Where the configuration finds the key: services without keys open what the document says needs one.
+KEY_VARIABLE = "SOAK_KEY"
+SCOPES = "predict,attention,admin"
 # Loading and unloading change the repository, and the models that others are asked about.
 FLAGS = ("--log-level", "warning", "--poll-seconds", "0")
 
@@ -21,17 +25,22 @@ FLAGS = ("--log-level", "warning", "--poll-seconds", "0")
 def run(repository: Path, work: Path, scale: float) -> Report:
     """Start a server of copies and let schemathesis ask it."""
     copies = copy_models(repository, MODELS, work / "repository")
-    with serving(copies, work, *FLAGS) as server:
-        return explore(server.url, server, max(5, round(NUM_EXAMPLES * scale)), work)
+    keys = work / "keys.json"
+    make = [sys.executable, "-m", "attnserve", "key", "soak", "--scopes", SCOPES, "--file", str(keys)]
+    key = subprocess.run(make, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    with serving(copies, work, *FLAGS, "--keys-file", str(keys)) as server:
+        return explore(server, key, max(5, round(NUM_EXAMPLES * scale)), work)
 
 
-def explore(url: str, server: Server, num_examples: int, work: Path) -> Report:
+def explore(server: Server, key: str, num_examples: int, work: Path) -> Report:
     """Run schemathesis with a seed of its own each time; it prints the one it took."""
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "--no-color"]
-    command += ["run", f"{url}/openapi.json", "--max-examples", str(num_examples)]
+    command += ["run", f"{server.url}/openapi.json", "--max-examples", str(num_examples)]
     # In a folder of its own: it looks for more configuration above, and leaves its examples behind.
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=TIMEOUT_S)
-    with urllib.request.urlopen(f"{url}/metrics") as response:
+    environment = os.environ | {KEY_VARIABLE: key}
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    request = urllib.request.Request(f"{server.url}/metrics", headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request) as response:
         statuses = count_statuses(response.read().decode())
     return judge(done.returncode, done.stdout + done.stderr, statuses, server.num_tracebacks)
 
