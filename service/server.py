@@ -18,6 +18,7 @@ from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.configuration import describe_settings, read_settings
 from attnserve.service.logs import set_up_logs
+from attnserve.service.machine import bound_malloc
 from attnserve.service.metrics import Metrics
 from attnserve.service.settings import Settings
 
@@ -125,6 +126,7 @@ def serve(parsed: argparse.Namespace) -> int:
     # Python looks for cycles of garbage after every 700 new objects. In a body of five million empty lists that takes
     # two seconds of 2.9, in which nobody else is answered.
     gc.set_threshold(100_000, 50, 100)
+    bound_malloc()
     set_up_logs(settings.log_level, settings.log_format)
     described = describe_settings(settings)
     text = ", ".join(f"{name}={value}" for name, value in described.items())

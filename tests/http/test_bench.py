@@ -203,7 +203,12 @@ def test_interrupted_it_prints_what_was_measured(serve_app, warmup, shown, said)
     stub = Stub(None)
     words = ["bench", "--url", serve_app(stub), "--model", "m", "--duration", "50", "--rate", "50", "--warmup", warmup]
     process = subprocess.Popen(
-        [sys.executable, "-m", "attnserve", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "attnserve", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whatever runs the tests in the background has it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         assert stub.asked.wait(60)

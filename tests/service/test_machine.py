@@ -1,5 +1,9 @@
 """What the machine has to give, within the limits of the container."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 
 from attnserve.service import machine
@@ -94,3 +98,25 @@ def test_free_memory(set_up, files, available_kib, free):
 
 def test_free_memory_of_this_machine():
     assert 0 < free_memory() <= memory_limit()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_that_is_freed_goes_back_to_the_system():
+    # Blocks below what glibc would learn to keep, freed while something lives above them.
+    code = (
+        "import sys; from attnserve.service.machine import bound_malloc\n"
+        "bound_malloc() if sys.argv[1] == 'bound' else None\n"
+        "resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "before, kept = resident(), []\n"
+        "for _ in range(3): bytearray(24 << 20)\n"
+        "for _ in range(4):\n"
+        "    block = bytearray(20 << 20); kept.append(bytearray(100_000)); del block\n"
+        "print(resident() - before)\n"
+    )
+    grown = {
+        name: int(subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True).stdout)
+        for name in ("bound", "unbound")
+    }
+    assert grown["bound"] < 2 << 20
+    # Else this test shows nothing.
+    assert grown["unbound"] > 15 << 20
