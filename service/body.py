@@ -72,19 +72,21 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         ClientDisconnect: the client left.
     """
     working = asyncio.ensure_future(work)
-    # Most are done by then, and a task that watches the client costs as much as a small model.
-    await asyncio.wait((working,), timeout=PATIENCE_SECONDS)
-    if working.done():
-        return working.result()
-    leaving = asyncio.ensure_future(_disconnect(request))
+    leaving: asyncio.Future[None] | None = None
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        # Most are done by then, and a task that watches the client costs as much as a small model.
+        await asyncio.wait((working,), timeout=PATIENCE_SECONDS)
+        if not working.done():
+            leaving = asyncio.ensure_future(_disconnect(request))
+            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return working.result()
     finally:
+        # Also at a deadline, which cancels whoever waits here.
         working.cancel()
-        leaving.cancel()
+        if leaving is not None:
+            leaving.cancel()
 
 
 async def in_turn(request: Request, turns: asyncio.Semaphore, work: Callable[..., Result], *arguments: Any) -> Result:

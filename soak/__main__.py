@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 import traceback
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None, scenarios: Mapping[str, Scenari
     options = parser.parse_args(arguments)
     if not 0 < options.scale <= 100:
         parser.error(f"--scale: expected a number > 0 and at most 100, got {options.scale:g}")
+    # Told to stop, end what was started as at Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     circumstances = look_around(options.scale)
     reports: dict[str, Report] = {}
     for name in options.only:
