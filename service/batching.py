@@ -121,15 +121,22 @@ class Batcher:
         self._check_size(jobs)
         seconds = [self._cost.seconds_alone(len(job.sequence)) for job in jobs]
         now = self._clock()
-        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Answer]] = loop.create_future()
         ticket = Ticket(future, len(jobs), now, stages)
         with self._changed:
             if self._closed:
                 raise Unavailable(STOPPED)
             self._check_room(seconds, math.inf if due is None else due - now)
             self._queue.put(ticket, jobs, seconds, now, math.inf if due is None else due)
-            self._changed.notify()
+        # When the event loop has been through everything that has come: a worker that is woken by the first of sixteen
+        # requests takes it alone, and the interpreter's lock with it.
+        loop.call_soon(self._wake)
         return await future
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
 
     def stop(self) -> None:
         """Stop taking work; the workers finish what is queued and end by themselves."""
