@@ -79,7 +79,7 @@ class Access:
             if asked is not None:
                 asked.statistics.finished(status, seconds)
             if status >= 400:
-                self.metrics.observe_rejected(status)
+                self.metrics.observe_rejected(status, scope.get("reason", ""))
             fields: dict[str, Any] = {
                 "request_id": request_id,
                 "method": scope["method"],

@@ -116,8 +116,9 @@ def _report(task: "asyncio.Task[None]", on_failure: Callable[[BaseException], No
         on_failure(error)
 
 
-async def _answer_problem(_: Request, error: Exception) -> Response:
+async def _answer_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
+    request.scope["reason"] = error.reason
     return render_problem(error)
 
 

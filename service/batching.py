@@ -176,6 +176,7 @@ class Batcher:
             raise _overloaded(
                 f"{num_waiting} sequences are waiting and at most {self._max_queue} may; {num_jobs} more were sent",
                 wait * excess / max(num_waiting, 1),
+                "queue_full",
             )
         # Others share the last batch, and it is done when all of them are.
         last = max(max(seconds), min(self._max_batch_ms / 1000, ahead + sum(seconds)))
@@ -186,6 +187,7 @@ class Batcher:
                 f"{num_waiting} sequences are waiting, about {1000 * wait:.0f} ms of work; "
                 f"the timeout leaves {1000 * seconds_left:.0f}",
                 late,
+                "too_late",
             )
 
     def _serve(self) -> None:
@@ -291,8 +293,8 @@ class Batcher:
             self._pace += NEWEST * (min(took / expected, FARTHEST * self._pace) - self._pace)
 
 
-def _overloaded(detail: str, seconds: float) -> Overloaded:
+def _overloaded(detail: str, seconds: float, cause: str) -> Overloaded:
     """Come back when there may be room, by what is waiting."""
     # Bounded first: infinity, which large estimates add up to, has no ceiling.
     retry_after = math.ceil(min(max(seconds, 1), MAX_RETRY_SECONDS))
-    return Overloaded(detail, headers={"Retry-After": str(retry_after)})
+    return Overloaded(detail, headers={"Retry-After": str(retry_after)}, cause=cause)

@@ -37,7 +37,8 @@ class Budget:
             )
         if self.num_bytes + num_bytes > self.max_bytes:
             raise Overloaded(
-                f"requests in flight hold {self.num_bytes} of {self.max_bytes} bytes, this one needs {num_bytes} more"
+                f"requests in flight hold {self.num_bytes} of {self.max_bytes} bytes, this one needs {num_bytes} more",
+                cause="memory",
             )
         self.num_bytes += num_bytes
         try:

@@ -89,6 +89,12 @@ class Engine:
         return self.runtime.device
 
     @property
+    def provider(self) -> str:
+        """What ONNX Runtime calls it."""
+        name: str = self.runtime.session.get_providers()[0]
+        return name
+
+    @property
     def verdict(self) -> str:
         """What golden's replay found, in a line."""
         report, certificate = self.report, self.manifest.certificate

@@ -43,8 +43,8 @@ class Metrics:
         )
         self._rejected = Counter(
             "inference_rejected",
-            "Requests answered with a problem, by its status.",
-            ("status",),
+            "Requests answered with a problem.",
+            ("status", "reason"),
             registry=self.registry,
         )
         self._queue = self._histogram("queue", "A sequence in the queue.", MODEL)
@@ -71,9 +71,9 @@ class Metrics:
         """An answer has been sent; `route` is the template, `model` empty if there is none of that name."""
         self._requests.labels(route, model, str(status))(seconds)
 
-    def observe_rejected(self, status: int) -> None:
-        """A problem has been answered."""
-        self._rejected.labels(str(status)).inc()
+    def observe_rejected(self, status: int, reason: str) -> None:
+        """A problem has been answered; `reason` is a word of ours, empty if no code of ours saw the request."""
+        self._rejected.labels(str(status), reason).inc()
 
     def observer(self, model: str, version: int) -> Observer:
         """What an engine and its queue tell of their work."""
@@ -135,7 +135,7 @@ class _Models(Collector):
         ready = GaugeMetricFamily("model_ready", "Whether a model of the repository answers.", labels=("model",))
         pending = GaugeMetricFamily("inference_pending_sequences", "Sequences in the queue.", labels=MODEL)
         failed = GaugeMetricFamily("model_failed", "Whether the version to serve cannot be served.", labels=("model",))
-        names = ("model", "version", "device", "precision", "task", "variants")
+        names = ("model", "version", "device", "provider", "precision", "task", "variants")
         info = GaugeMetricFamily("model_info", "What serves a model; always 1.", labels=names)
         models, failures = self._catalogue.models, self._catalogue.failures.by_name
         for name in self._catalogue.versions:
@@ -148,5 +148,6 @@ class _Models(Collector):
             pending.add_metric((name, version), model.batcher.num_waiting)
             variants = ",".join(sorted({layer.variant for layer in manifest.layers}))
             precision = manifest.certificate.precision
-            info.add_metric((name, version, model.engine.device, precision, manifest.task, variants), 1.0)
+            served_by = (name, version, model.engine.device, model.engine.provider, precision, manifest.task, variants)
+            info.add_metric(served_by, 1.0)
         yield from (ready, failed, pending, info)

@@ -38,9 +38,16 @@ class Problem(Exception):
     detail: str
     faults: Sequence[Fault] = ()
     headers: dict[str, str] = field(default_factory=dict)
+    cause: str = ""
+    """Which of several things led to it, in a word for metrics; empty where the title says it."""
 
     status = 500
     title = "Internal error"
+
+    @property
+    def reason(self) -> str:
+        """A word for metrics, never a client's."""
+        return self.cause or self.title.lower().replace(" ", "_")
 
     @classmethod
     def about(cls, field_name: str, message: str) -> Self:

@@ -1,11 +1,14 @@
 """What operators see of a running service: metrics, request ids, log lines, and how it stops."""
 
+import asyncio
 import json
 import signal
 import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.http.conftest import PREDICT, check_problem, talk, until
 
 pytestmark = pytest.mark.http
 
@@ -116,3 +119,24 @@ def test_an_answer_says_where_its_time_went(server):
 def test_what_was_refused_says_how_far_it_came(server):
     assert "Server-Timing" not in server.post("predict", b"{").headers
     assert "Server-Timing" not in server.client.get("/healthz").headers
+
+
+def test_why_clients_are_turned_away_is_counted(make_app):
+    app, engine, batcher = make_app(max_queue=2)
+
+    async def conversation(client):
+        tasks = [asyncio.create_task(client.post(PREDICT, json={"sequences": [[1]]}))]
+        await asyncio.to_thread(engine.started.acquire)
+        tasks += [asyncio.create_task(client.post(PREDICT, json={"sequences": [[1]]})) for _ in range(2)]
+        await until(lambda: batcher.num_waiting == 2)
+        check_problem(await client.post(PREDICT, json={"sequences": [[1]]}), 429)
+        check_problem(await client.post(PREDICT, content=b"{"), 400)
+        check_problem(await client.get("/made/up"), 404)
+        engine.release.release(3)
+        await asyncio.gather(*tasks)
+        text = (await client.get("/metrics")).text
+        for status, reason in ((429, "queue_full"), (400, "bad_request"), (404, "")):
+            assert f'inference_rejected_total{{reason="{reason}",status="{status}"}} 1.0' in text
+        assert 'provider="CPUExecutionProvider"' in text
+
+    talk(app, conversation)

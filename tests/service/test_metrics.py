@@ -27,7 +27,7 @@ def metrics() -> Metrics:
         version=3,
         manifest=manifest,
         batcher=SimpleNamespace(is_open=True, num_waiting=7),
-        engine=SimpleNamespace(device="cpu"),
+        engine=SimpleNamespace(device="cpu", provider="CPUExecutionProvider"),
     )
     catalogue = SimpleNamespace(
         versions={"here": (1, 3), "broken": (1,), "unloaded": (1,)},
@@ -68,15 +68,21 @@ def test_models_are_shown_as_they_are_now(metrics: Metrics) -> None:
     failed = {name: value_of(metrics, "model_failed", model=name) for name in ("here", "broken", "unloaded")}
     assert failed == {"here": 0, "broken": 1, "unloaded": 0}
     assert value_of(metrics, "inference_pending_sequences", model="here", version="3") == 7
-    info = {"device": "cpu", "precision": "float16", "task": "next_token", "variants": "dot_product,expressive"}
+    info = {
+        "device": "cpu",
+        "provider": "CPUExecutionProvider",
+        "precision": "float16",
+        "task": "next_token",
+        "variants": "dot_product,expressive",
+    }
     assert value_of(metrics, "model_info", model="here", version="3", **info) == 1
 
 
 def test_two_services_in_one_process_do_not_share() -> None:
     first, second = Metrics(), Metrics()
-    first.observe_rejected(429)
-    assert value_of(first, "inference_rejected_total", status="429") == 1
-    assert value_of(second, "inference_rejected_total", status="429") is None
+    first.observe_rejected(429, "queue_full")
+    assert value_of(first, "inference_rejected_total", status="429", reason="queue_full") == 1
+    assert value_of(second, "inference_rejected_total", status="429", reason="queue_full") is None
 
 
 def test_every_metric_is_on_the_page_and_the_page_names_no_other(metrics: Metrics) -> None:
