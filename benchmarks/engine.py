@@ -2,21 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-from attnserve.export import export_checkpoint
-from benchmarks.models import OPTIONS, save_reference
-
-CACHE = Path(".cache/benchmarks")
+from benchmarks.models import OPTIONS
+from benchmarks.reference import export_reference, name_reference
 
 
 def main() -> int:
     for variant in OPTIONS:
-        name = "reference-" + variant.replace("_", "-")
-        bundle = CACHE / "repository" / name / "1"
-        if not bundle.exists():
-            save_reference(variant, CACHE / "checkpoints" / name)
-            export_checkpoint(CACHE / "checkpoints" / name, bundle, report=print)
+        bundle = export_reference(variant) / name_reference(variant) / "1"
         subprocess.run([sys.executable, "-m", "attnserve", "bench", str(bundle), *sys.argv[1:]], check=True)
     return 0
 

@@ -7,8 +7,7 @@ import numpy as np
 
 from soak.crowd import Crowd
 from soak.questions import Asked, describe_model, draw_mixed
-from soak.reference import NAME, prepare_reference
-from soak.server import Server, copy_models, serving
+from soak.server import REFERENCE, Server, copy_models, copy_reference, serving
 from soak.verdict import Report, check_growth, check_zero, percent_change
 
 MODEL = "nt-expressive"
@@ -22,9 +21,12 @@ SHORTEST = 8
 def run(repository: Path, work: Path, scale: float) -> Report:
     """Ask both models, and look at the memory of each server after every tenth."""
     small = copy_models(repository, [MODEL], work / "small")
-    reference = copy_models(prepare_reference(), [NAME], work / "reference")
+    reference = copy_reference(work / "reference")
     reports = []
-    for folder, name, count, shortest in ((small, MODEL, NUM_SMALL, 1), (reference, NAME, NUM_REFERENCE, SHORTEST)):
+    for folder, name, count, shortest in (
+        (small, MODEL, NUM_SMALL, 1),
+        (reference, REFERENCE, NUM_REFERENCE, SHORTEST),
+    ):
         with serving(folder, work, "--log-level", "warning") as server:
             asked = describe_model(server.url, name)
             asked = Asked(name=name, vocabulary_size=asked.vocabulary_size, longest=asked.longest, shortest=shortest)

@@ -11,8 +11,7 @@ from attnserve.service.bench.plan import draw_plan
 from attnserve.service.bench.report import Summary, Window, format_table, summarise
 from attnserve.service.bench.target import read_target
 from attnserve.service.bench.timer import make_loop
-from soak.reference import NAME, prepare_reference
-from soak.server import copy_models, serving
+from soak.server import REFERENCE, copy_models, copy_reference, serving
 from soak.verdict import Report
 
 SMALL = "nt-expressive"
@@ -36,10 +35,10 @@ class Overload:
 
 def run(repository: Path, work: Path, scale: float) -> Report:
     """Overload the reference model, which computes, and a small one, where the client is as busy as the service."""
-    reference = measure(copy_models(prepare_reference(), [NAME], work / "reference"), NAME, work, scale)
+    reference = measure(copy_reference(work / "reference"), REFERENCE, work, scale)
     small = measure(copy_models(repository, [SMALL], work / "small"), SMALL, work, scale)
     # Of the small one the client is a good part of what is measured: figures, and no law.
-    return Report(figures=describe(NAME, reference) | describe(SMALL, small), broken=judge(reference))
+    return Report(figures=describe(REFERENCE, reference) | describe(SMALL, small), broken=judge(reference))
 
 
 def measure(repository: Path, name: str, work: Path, scale: float) -> Overload:

@@ -15,8 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.reference import export_reference, name_reference
+
 SERVE = ("-m", "attnserve", "serve")
 START_S, STOP_S = 120, 60
+VARIANT = "expressive"
+REFERENCE = name_reference(VARIANT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +133,11 @@ def copy_models(repository: Path, names: Sequence[str], destination: Path) -> Pa
         version = max((int(entry.name) for entry in (repository / name).iterdir() if entry.name.isdecimal()), default=0)
         shutil.copytree(repository / name / str(version), destination / name / "1")
     return destination
+
+
+def copy_reference(destination: Path) -> Path:
+    """A repository with a copy of the reference model of the benchmarks, exported first if it never was."""
+    return copy_models(export_reference(VARIANT), [REFERENCE], destination)
 
 
 def find_port() -> int:

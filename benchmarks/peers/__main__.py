@@ -15,8 +15,9 @@ from benchmarks.peers.conversation import Conversation, ConversationEnded
 from benchmarks.peers.environments import ROOT, EnvironmentFailed, list_versions, make_environment
 from benchmarks.peers.measure import PeerFailed, Plan, environment_of, measure, model_file
 from benchmarks.peers.report import write_table
-from benchmarks.peers.table import MODEL_NAME, PEERS
+from benchmarks.peers.table import PEERS, VARIANT
 from benchmarks.peers.traffic import make_sequences
+from benchmarks.reference import export_reference
 
 CACHE = ROOT / ".cache" / "benchmarks" / "peers"
 
@@ -41,7 +42,7 @@ def main() -> int:
         max_seconds=arguments.max_seconds,
         server_core=cores[0],
     )
-    export_reference()
+    export_reference(VARIANT, CACHE)
     environments: dict[str, Path] = {}
     failures: dict[str, str] = {}
     # Bare ONNX Runtime runs in the environment of attnserve.
@@ -105,19 +106,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--skip-install", action="store_true", help="take the environments as they are")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every repeat there")
     return parser.parse_args()
-
-
-def export_reference() -> None:
-    """The model of every figure, once."""
-    bundle = CACHE / "repository" / MODEL_NAME / "1"
-    if bundle.exists():
-        return
-    # torch takes seconds to import, and is not needed again.
-    from attnserve.export import export_checkpoint
-    from benchmarks.models import save_reference
-
-    save_reference("expressive", CACHE / "checkpoints" / MODEL_NAME)
-    export_checkpoint(CACHE / "checkpoints" / MODEL_NAME, bundle, report=lambda line: print(line, file=sys.stderr))
 
 
 def _start_bare(bin_folder: Path, traffic: Path, core: int) -> Conversation:

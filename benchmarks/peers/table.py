@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-MODEL_NAME = "reference-expressive"
+from benchmarks.reference import name_reference
+
+VARIANT = "expressive"
+MODEL_NAME = name_reference(VARIANT)
 
 Dialect = Literal["attnserve", "one", "list"]
 """What a body looks like, see `benchmarks/peers/traffic.py`."""

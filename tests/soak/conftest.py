@@ -1,14 +1,13 @@
-"""soak is no part of the package, and the root is not on the path: it is imported from where it is."""
+"""soak and benchmarks are no part of the package, and the root is not on the path: both are found where they are."""
 
-import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 
-if "soak" not in sys.modules:
-    spec = importlib.util.spec_from_file_location(
-        "soak", ROOT / "soak" / "__init__.py", submodule_search_locations=[str(ROOT / "soak")]
-    )
-    sys.modules["soak"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["soak"])
+for name in ("soak", "benchmarks"):
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(ROOT / name)]
+        sys.modules[name] = package
