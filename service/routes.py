@@ -1,7 +1,7 @@
 """The routes: thin. Each reads, asks, and renders; what can go wrong is raised as a `Problem` further in."""
 
 import asyncio
-import time
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,11 +19,11 @@ from attnserve.service.answer import (
     render_json,
 )
 from attnserve.service.attention import captures_for, check_size, compute_arrays, held_bytes
-from attnserve.service.body import in_turn, while_connected
+from attnserve.service.body import in_turn
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline, within_deadline
-from attnserve.service.engine import Answer, Job
+from attnserve.service.engine import Answer
 from attnserve.service.guard import Need, needs, require
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.model import ServedModel
@@ -32,12 +32,13 @@ from attnserve.service.preprocess import PredictRequest, parse_attention, parse_
 from attnserve.service.routing import (
     PlainRoute,
     answer_json,
+    ask,
     check_ready,
     find_model,
     get,
     get_catalogue,
-    get_stages,
     read_request,
+    render,
 )
 from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
@@ -191,21 +192,15 @@ async def _answer_in_time(
     num_bytes = held_bytes(asked, model.manifest)
     if asked.continuation is not None:
         return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes), deadline)
-    jobs = [
-        Job(sequence=read.values, positions=positions, captures=captures)
-        for read, positions in zip(asked.inputs, asked.positions, strict=True)
-    ]
     with budget.hold(num_bytes):
-        submitted = model.batcher.submit(jobs, due=deadline.at, stages=get_stages(request))
-        answers = await while_connected(request, submitted)
+        answers = await ask(request, model, asked, captures, deadline)
+        make = functools.partial(_make_response, model, asked, answers, media_type)
         if asked.attention is not None:
-            return await in_turn(
-                request, request.app.state.weighing, _render, request, model, asked, answers, media_type
-            )
+            return await in_turn(request, request.app.state.weighing, render, request, model, make)
         num_entries = asked.top_k * sum(map(len, asked.positions)) + (sum(asked.lengths) if asked.has_text else 0)
         if num_bytes > LARGE_ANSWER_BYTES or num_entries > LARGE_ANSWER_ENTRIES:
-            return await asyncio.to_thread(_render, request, model, asked, answers, media_type)
-        return _render(request, model, asked, answers, media_type)
+            return await asyncio.to_thread(render, request, model, make)
+        return render(request, model, make)
 
 
 def _formats_of(asked: PredictRequest) -> Sequence[str]:
@@ -213,17 +208,6 @@ def _formats_of(asked: PredictRequest) -> Sequence[str]:
         return stream.FORMATS
     # Predictions alone hold no tensors.
     return (JSON,) if asked.attention is None else FORMATS
-
-
-def _render(
-    request: Request, model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str
-) -> Response:
-    begin = time.monotonic()
-    response = _make_response(model, asked, answers, media_type)
-    end = time.monotonic()
-    get_stages(request).add("render", begin, end)
-    model.engine.observer.rendered(end - begin)
-    return response
 
 
 def _make_response(model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str) -> Response:

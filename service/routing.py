@@ -12,12 +12,15 @@ from starlette.types import Receive, Scope, Send
 
 from attnserve.bundle import is_version
 from attnserve.service.answer import JSON
-from attnserve.service.body import in_turn, read_body
+from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.deadline import Deadline
+from attnserve.service.engine import Answer, Job
 from attnserve.service.guard import Need, admit, describe_security, need_of
 from attnserve.service.model import ServedModel
 from attnserve.service.openapi import describe_problems
+from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import Forbidden, NotFound, Unauthorized, Unavailable
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
@@ -111,6 +114,35 @@ async def read_request(
             asked = parse(body, reader)
         get_stages(request).add("parse", begin)
         return asked
+
+
+async def ask(
+    request: Request, model: ServedModel, asked: PredictRequest, captures: frozenset[str], deadline: Deadline
+) -> list[Answer]:
+    """Queue the sequences of a request and wait for their answers, as long as its client does.
+
+    Args:
+        request: its body has been read.
+        model: that is asked.
+        asked: what the request asks for.
+        captures: names of the outputs to capture over all steps.
+        deadline: of the request.
+    """
+    jobs = [
+        Job(sequence=read.values, positions=positions, captures=captures)
+        for read, positions in zip(asked.inputs, asked.positions, strict=True)
+    ]
+    return await while_connected(request, model.batcher.submit(jobs, due=deadline.at, stages=get_stages(request)))
+
+
+def render(request: Request, model: ServedModel, make: Callable[[], Response]) -> Response:
+    """What `make` returns; how long it took is told to whoever counts."""
+    begin = monotonic()
+    response = make()
+    end = monotonic()
+    get_stages(request).add("render", begin, end)
+    model.engine.observer.rendered(end - begin)
+    return response
 
 
 def get_stages(request: Request) -> Stages:

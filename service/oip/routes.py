@@ -1,18 +1,15 @@
 """The routes of the Open Inference Protocol v2, under /v2: what `tritonclient` speaks."""
 
 import functools
-import time
 
 from fastapi import APIRouter, Request, Response
 
 import attnserve
 from attnserve.service.attention import held_bytes
-from attnserve.service.body import in_turn, while_connected
+from attnserve.service.body import in_turn
 from attnserve.service.budget import Budget
 from attnserve.service.deadline import Deadline, within_deadline
-from attnserve.service.engine import Answer, Job
 from attnserve.service.guard import Need, needs, require
-from attnserve.service.model import ServedModel
 from attnserve.service.oip import schemas
 from attnserve.service.oip.answer import count_numbers, render_answer
 from attnserve.service.oip.mapping import Asked, input_specs, optional_outputs, output_spec, parse_asked
@@ -22,12 +19,13 @@ from attnserve.service.openapi import describe_body
 from attnserve.service.routing import (
     PlainRoute,
     answer_json,
+    ask,
     check_ready,
     find_model,
     get,
     get_catalogue,
-    get_stages,
     read_request,
+    render,
 )
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
@@ -162,29 +160,16 @@ async def _infer_in_time(request: Request, name: str, version: str | None, deadl
         require(request, Need.ATTENTION, "outputs")
     deadline.shorten(asked.predict.timeout_ms)
     num_numbers = count_numbers(asked, max_response_bytes=settings.max_response_bytes)
-    jobs = [
-        Job(sequence=read.values, positions=positions, captures=asked.captures)
-        for read, positions in zip(asked.predict.inputs, asked.predict.positions, strict=True)
-    ]
     # Padded, and then written.
     answer_bytes = 2 * 4 * num_numbers
     with budget.hold(held_bytes(asked.predict, model.manifest) + asked.capture_bytes + answer_bytes):
-        submitted = model.batcher.submit(jobs, due=deadline.at, stages=get_stages(request))
-        answers = await while_connected(request, submitted)
+        answers = await ask(request, model, asked.predict, asked.captures, deadline)
+        make = functools.partial(render_answer, model, asked, answers)
         if asked.predict.attention is not None or num_numbers > LARGE_ANSWER_NUMBERS:
-            return await in_turn(request, request.app.state.weighing, _render, request, model, asked, answers)
-        return _render(request, model, asked, answers)
+            return await in_turn(request, request.app.state.weighing, render, request, model, make)
+        return render(request, model, make)
 
 
 def _parse(body: bytes, reader: Reader, header: str | None) -> Asked:
     outputs = [output_spec(reader.manifest), *optional_outputs(reader.manifest)]
     return parse_asked(parse_request(body, header, input_specs(reader), outputs), reader)
-
-
-def _render(request: Request, model: ServedModel, asked: Asked, answers: list[Answer]) -> Response:
-    begin = time.monotonic()
-    response = render_answer(model, asked, answers)
-    end = time.monotonic()
-    get_stages(request).add("render", begin, end)
-    model.engine.observer.rendered(end - begin)
-    return response
