@@ -24,13 +24,13 @@ from attnserve.export.arguments import check_example, check_module, check_option
 from attnserve.export.describe import describe_layers, describe_tensor, hash_state, warnings_about
 from attnserve.export.golden import record_golden
 from attnserve.export.graph import build_graph, build_weights_graphs, save_graph
-from attnserve.export.publish import check_destination, publishing
 from attnserve.export.subject import DTYPES, Subject, find_layers
 from attnserve.export.verify import Verified, verify
 from attnserve.golden import write_golden
 from attnserve.interface import Interface, check_choice
 from attnserve.models.checkpoint import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
 from attnserve.packing import add_leading_row
+from attnserve.publish import check_destination, publishing
 from attnserve.text import read_tokenizer
 
 Report = Callable[[str], Any]

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 
 from attnserve.bundle import BundleError
+from attnserve.repository import Repository
 from attnserve.runtime import DeviceError
 from attnserve.service.failures import Failures
 from attnserve.service.model import ServedModel, load_model, make_tuner
 from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import Conflict, NotFound, Unavailable
-from attnserve.service.repository import Repository
 from attnserve.service.settings import Settings
 from attnserve.text import TextError
 

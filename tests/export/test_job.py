@@ -21,7 +21,7 @@ from attnserve import bundle
 from attnserve.cli import main
 from attnserve.export import export_checkpoint, graph, job, verify
 from attnserve.export.describe import describe_layers, hash_state, warnings_about
-from attnserve.export.publish import ExportError
+from attnserve.publish import ExportError
 from attnserve.export.subject import Subject
 from attnserve.golden import Golden, read_golden
 from attnserve.models import AttentionConfig, Transformer, TransformerConfig

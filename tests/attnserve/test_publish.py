@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attnserve.export.publish import (
+from attnserve.publish import (
     ABANDONED_SECONDS,
     ExportError,
     check_destination,
@@ -174,7 +174,7 @@ def test_an_export_removes_what_was_abandoned_beside_it(tmp_path: Path) -> None:
 
 
 def test_readers_pass_over_what_is_not_published(tmp_path: Path) -> None:
-    from attnserve.service.repository import Repository
+    from attnserve.repository import Repository
 
     make_finished(tmp_path / "m" / "2")
     make_finished(tmp_path / "m" / ".tmp-killed")

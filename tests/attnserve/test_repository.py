@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnserve.bundle import BundleError
-from attnserve.service.repository import Repository, find_versions
+from attnserve.repository import Repository, find_versions
 
 
 def add(repository, *names):
@@ -165,7 +165,7 @@ def test_a_repository_that_cannot_be_written(tmp_path, monkeypatch, step):
     with monkeypatch.context() as patched:
         patched.setattr(Path, step, refuse)
         # Reading goes through `open` too, and is not what fails here.
-        patched.setattr("attnserve.service.repository._read_aliases", lambda _: {"active": 1})
+        patched.setattr("attnserve.repository._read_aliases", lambda _: {"active": 1})
         with pytest.raises(BundleError, match=r"aliases\.json: cannot be written: Read-only file system"):
             Repository(tmp_path).activate("a", 2)
     assert aliases_of(tmp_path, "a") == {"active": 1}

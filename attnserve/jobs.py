@@ -1,0 +1,109 @@
+"""Export jobs: what a service asks of a worker, and what the worker says of it. Standard library only.
+
+Both import this and neither imports the other. They meet in a durable queue (DBOS, in SQLite or PostgreSQL), whose
+names are here; records travel through it as JSON.
+"""
+
+from dataclasses import dataclass
+
+from attnserve.bundle import PRECISIONS, Deviation, is_model_name, is_version
+from attnserve.interface import check_choice
+from attnserve.records import check_types
+
+JOB_FORMAT = 1
+"""Of `ExportOrder`, and the queue's application version: a worker takes orders of its own format, finishes or refuses
+by name those that an older release has left, and leaves newer ones to newer workers."""
+
+APPLICATION, QUEUE, WORKFLOW = "attnserve", "exports", "export"
+PROGRESS, LOG = "progress", "log"
+"""Key of the event that holds the last `Progress`, and of the stream that holds them all, as JSON objects."""
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+STEPS = {
+    "fetch": 0.0,
+    "load": 0.02,
+    "graph": 0.05,
+    "golden": 0.45,
+    "verify": 0.75,
+    "publish": 0.97,
+    "activate": 0.99,
+}
+"""Steps of a job in their order, and the part of it that is done when each begins: of a small model, measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOrder:
+    """What is to be exported, from exactly which files, and to where."""
+
+    format: int = JOB_FORMAT
+    checkpoint: str
+    """Name of an uploaded checkpoint, or the absolute path of a folder that the worker can read too."""
+    files: dict[str, str]
+    """sha256 of every file, by name, as they were when the export was asked for: it is of these or of none."""
+    model: str
+    version: int
+    precision: str = "float32"
+    portable: bool = False
+    activate: bool = True
+    """Whether it becomes the model's active version once it is published."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no export could be.
+
+        Raises:
+            ValueError: names the field, what was expected and what came.
+        """
+        check_types(self)
+        check_choice("precision", self.precision, PRECISIONS)
+        if not is_model_name(self.model):
+            raise ValueError(
+                f"model: expected letters, digits, '.', '_' and '-', a letter or digit first, got {self.model[:40]!r}"
+            )
+        if not is_version(str(self.version)):
+            raise ValueError(f"version: expected an integer from 1 to 999999999, got {self.version}")
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the checkpoint is a folder, not an upload."""
+        return self.checkpoint.startswith("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a job is. A job that was taken over by another worker goes on at an earlier step."""
+
+    step: str
+    """One of `STEPS`."""
+    fraction: float
+    """Of the whole job, from 0 to 1, by estimate."""
+    message: str
+    at: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far the exported bundle is from PyTorch float64, as largest absolute differences, and how far it may be."""
+
+    logits: Deviation
+    maps: Deviation
+    reference_logits: float
+    """Of onnx's ReferenceEvaluator."""
+    table: str
+    """For people: by length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a job ended that was not cancelled: what its workflow returns."""
+
+    state: str
+    """"succeeded" or "failed"."""
+    parity: Parity | None = None
+    """Of a job that came to the end of `verify`."""
+    step: str | None = None
+    """Where it failed."""
+    reason: str | None = None
+    """Why it failed: what was expected and what came."""
+    report: str | None = None
+    """What a failed verification measured."""
