@@ -4,7 +4,9 @@ Both import this and neither imports the other. They meet in a durable queue (DB
 names are here; records travel through it as JSON.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from attnserve.bundle import PRECISIONS, Deviation, is_model_name, is_version
 from attnserve.interface import check_choice
@@ -17,6 +19,9 @@ by name those that an older release has left, and leaves newer ones to newer wor
 APPLICATION, QUEUE, WORKFLOW = "attnserve", "exports", "export"
 PROGRESS, LOG = "progress", "log"
 """Key of the event that holds the last `Progress`, and of the stream that holds them all, as JSON objects."""
+
+STATE_FOLDER = ".attnserve"
+"""Of a repository, for which names that begin with a dot are no models: the queue's database and the uploads."""
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 STEPS = {
@@ -107,3 +112,13 @@ class Outcome:
     """Why it failed: what was expected and what came."""
     report: str | None = None
     """What a failed verification measured."""
+
+
+def locate_database(repository: str | os.PathLike[str], url: str = "") -> str:
+    """URL of the queue's database: the one given, else of a file in the repository."""
+    return url or f"sqlite:///{Path(repository).absolute() / STATE_FOLDER / 'jobs.sqlite'}"
+
+
+def locate_checkpoints(repository: str | os.PathLike[str], folder: str = "") -> Path:
+    """Where uploaded checkpoints are: the folder given, else one in the repository."""
+    return Path(folder) if folder else Path(repository) / STATE_FOLDER / "checkpoints"
