@@ -32,7 +32,7 @@ MODEL_FILE = "model.onnx"
 MODEL_DATA_FILE = "model.onnx.data"
 GOLDEN_FILE = "golden.npz"
 TOKENIZER_FILE = "tokenizer.json"
-MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+MAX_MANIFEST_BYTES = MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
 
 # Names of the graph's inputs and outputs.
 TOKENS, FEATURES = "tokens", "features"

@@ -67,7 +67,7 @@ def publish(folder: Path, place: Path) -> None:
         ExportError: `place` exists; of two exports racing for one version, one gets this.
     """
     for path in [*folder.rglob("*"), folder]:
-        _flush(path)
+        flush(path)
     try:
         # Renaming a folder onto one that is not empty fails; a bundle never is.
         folder.rename(place)
@@ -76,8 +76,8 @@ def publish(folder: Path, place: Path) -> None:
             raise ExportError(f"destination: {place} exists; another export was first") from None
         raise error
     # The names are on disk when the folders that hold them are: of the version, and of a new model.
-    _flush(place.parent)
-    _flush(place.parent.parent)
+    flush(place.parent)
+    flush(place.parent.parent)
 
 
 def remove_abandoned(folder: Path, *, now: float) -> None:
@@ -89,7 +89,8 @@ def remove_abandoned(folder: Path, *, now: float) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

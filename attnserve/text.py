@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnserve.bundle import MAX_TOKENIZER_BYTES
 from attnserve.interface import Interface
 from attnserve.records import RecordError, read_text
 
-MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
 Span = tuple[int, int]
 
 

@@ -20,6 +20,7 @@ from torch import nn
 import attnserve
 from attnserve import bundle
 from attnserve.bundle import Certificate, Manifest, Provenance
+from attnserve.checkpoint_files import FILES
 from attnserve.export.arguments import check_example, check_module, check_options, find_submodules
 from attnserve.export.describe import describe_layers, describe_tensor, hash_state, warnings_about
 from attnserve.export.golden import record_golden
@@ -28,7 +29,7 @@ from attnserve.export.subject import DTYPES, Subject, find_layers
 from attnserve.export.verify import Verified, verify
 from attnserve.golden import write_golden
 from attnserve.interface import Interface, check_choice
-from attnserve.models.checkpoint import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
+from attnserve.models.checkpoint import load_checkpoint
 from attnserve.packing import add_leading_row
 from attnserve.publish import check_destination, publishing
 from attnserve.text import read_tokenizer
@@ -85,7 +86,7 @@ def export_checkpoint(
     check_destination(place)
     report(f"load       {source}")
     loaded = load_checkpoint(source)
-    files = [source / name for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, bundle.TOKENIZER_FILE)]
+    files = [source / name for name in FILES]
     order = _Order(
         module=loaded.model,
         interface=loaded.model.config.interface,

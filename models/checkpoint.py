@@ -15,15 +15,11 @@ from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 
 from attnserve.bundle import TOKENIZER_FILE
+from attnserve.checkpoint_files import CARD_FILE, CONFIG_FILE, MAX_JSON_BYTES, WEIGHTS_FILE, explain_pickle
 from attnserve.models.config import TransformerConfig
 from attnserve.models.transformer import Transformer
 from attnserve.records import RecordError, from_json, read_text, to_json
 from attnserve.text import read_tokenizer
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "card.json"
-MAX_JSON_BYTES = 16 * 1024 * 1024
 
 
 class CheckpointError(ValueError):
@@ -117,13 +113,7 @@ def _read_json(path: Path) -> Any:
 def _read_tensors(folder: Path, model: Transformer) -> dict[str, torch.Tensor]:
     path = folder / WEIGHTS_FILE
     if not path.exists():
-        pickles = sorted(file.name for pattern in ("*.pt", "*.pth", "*.bin", "*.ckpt") for file in folder.glob(pattern))
-        hint = (
-            f"; {pickles[0]} is a pickle, which runs code when loaded: convert it where you trust it, "
-            "with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
-            if pickles
-            else ""
-        )
+        hint = explain_pickle(os.listdir(folder) if folder.is_dir() else ())
         raise CheckpointError(f"{path}: no such file{hint}")
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)

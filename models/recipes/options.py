@@ -16,10 +16,11 @@ import torch
 from tokenizers import Tokenizer
 
 import attnserve
+from attnserve.checkpoint_files import CONFIG_FILE
 from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.elliptical import SCALINGS, SCOPES
 from attnserve.models.attention.layer import AttentionConfig
-from attnserve.models.checkpoint import CONFIG_FILE, save_checkpoint
+from attnserve.models.checkpoint import save_checkpoint
 from attnserve.models.config import POSITIONS, layers_of
 from attnserve.models.recipes.training import OPTIMIZERS, TrainingSettings
 from attnserve.models.transformer import Transformer

@@ -21,11 +21,11 @@ from attnserve import bundle
 from attnserve.cli import main
 from attnserve.export import export_checkpoint, graph, job, verify
 from attnserve.export.describe import describe_layers, hash_state, warnings_about
-from attnserve.publish import ExportError
 from attnserve.export.subject import Subject
 from attnserve.golden import Golden, read_golden
 from attnserve.models import AttentionConfig, Transformer, TransformerConfig
 from attnserve.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from attnserve.publish import ExportError
 
 pytestmark = pytest.mark.export
 

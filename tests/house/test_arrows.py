@@ -48,6 +48,13 @@ SPINE.add("attnserve.__version__")
 ARROWS = {
     "attnserve": Arrows(at_import=SPINE | {"numpy"}, when_called={"onnxruntime"}),
     "attnserve.bundle": Arrows(at_import={"attnserve.interface", "attnserve.records"}, when_called=set()),
+    "attnserve.checkpoint_files": Arrows(at_import={"attnserve.bundle"}, when_called=set()),
+    "attnserve.checkpoints": Arrows(
+        at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "publish")},
+        when_called=set(),
+    ),
+    "attnserve.sweep": Arrows(at_import={"attnserve.bundle", "attnserve.checkpoints"}, when_called=set()),
+    "attnserve.upload": Arrows(at_import={"attnserve.checkpoints", "attnserve.publish"}, when_called=set()),
     "attnserve.interface": Arrows(at_import={"attnserve.records"}, when_called=set()),
     "attnserve.text": Arrows(at_import=SPINE | {"numpy"}, when_called={"tokenizers"}),
     "attnserve.records": Arrows(at_import=set(), when_called=set()),

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 
+from attnserve.checkpoint_files import MAX_JSON_BYTES
 from attnserve.models import AttentionConfig, Transformer, TransformerConfig, load_checkpoint, save_checkpoint
-from attnserve.models.checkpoint import MAX_JSON_BYTES, CheckpointError
+from attnserve.models.checkpoint import CheckpointError
 from attnserve.models.config import POSITIONS
 from attnserve.records import to_json
 from attnserve.text import TextReader
