@@ -231,8 +231,8 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
         for layer in manifest.layers:
             query = outputs[layer.captures["query"]][start + steps]
             key = outputs[layer.captures["key"]][start : start + length]
-            blocks = runtime.weigh(layer, query, key, steps=steps, heads=range(layer.num_heads))
-            found.append(np.concatenate([block.weights for block in blocks], axis=1).transpose(1, 0, 2))
+            weights = runtime.weighing.weigh_all(layer, query, key, steps=steps, heads=range(layer.num_heads))
+            found.append(weights.transpose(1, 0, 2))
         maps = max(maps, largest_difference(np.stack(found, axis=1), expected_weights[..., :length]))
     expected = golden.logits[expected_logits]
     answers = (plain[LOGITS], outputs[LOGITS])

@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,16 @@ from attnserve.bundle import (
     SLOTS,
     TOKENS,
     BundleError,
-    Layer,
     Manifest,
     normaliser_file,
     read_manifest,
+    rows_file,
     verify_files,
     weights_file,
 )
 from attnserve.interface import Interface
 from attnserve.packing import Packed
+from attnserve.weighing import Weighing
 
 # Its wheels report to Microsoft unless told not to, and read this when they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -36,28 +36,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 DEVICES = ("auto", "cpu", "cuda")
 NO_DEVICE = "device: expected a usable CUDA device, got none"
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
-# Weights of one block of query rows: H x Q x K numbers, 8 MB in float32.
-MAX_BLOCK_NUMBERS = 2 * 1024 * 1024
 
 
 class DeviceError(RuntimeError):
     """The device asked for cannot be used; the message says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightRows:
-    """Weights of one layer for chosen heads and query steps of one sequence."""
-
-    steps: NDArray[np.int64]
-    """[Q] query steps."""
-    first_key: NDArray[np.int64]
-    """[Q] first key each row may see."""
-    last_key: NDArray[np.int64]
-    """[Q] last key each row may see."""
-    scores: NDArray[np.float32]
-    """[H, Q, K] before weighting, those of keys that may not be seen included."""
-    weights: NDArray[np.float32]
-    """[H, Q, K]; exactly 0 where a key may not be seen."""
 
 
 class Runtime:
@@ -93,13 +75,11 @@ class Runtime:
         self.binds = self.device != "cpu" if binds is None else binds
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
             raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
-        self._weights = {
-            weighting: (
-                _open(self.folder / normaliser_file(weighting), "cpu", num_threads),
-                _open(self.folder / weights_file(weighting), "cpu", num_threads),
-            )
-            for weighting in self.manifest.weightings
-        }
+        paths = (file(one) for one in self.manifest.weightings for file in (weights_file, normaliser_file, rows_file))
+        self.weighing = Weighing(
+            {path: _open(self.folder / path, "cpu", num_threads) for path in paths if path in self.manifest.files}
+        )
+        """Recomputes weights from captures."""
 
     def feeds(
         self,
@@ -147,55 +127,6 @@ class Runtime:
         self.session.run_with_iobinding(binding, options)
         values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
         return values
-
-    def weigh(
-        self,
-        layer: Layer,
-        query: NDArray[np.float32],
-        key: NDArray[np.float32],
-        *,
-        steps: NDArray[np.int64],
-        heads: Sequence[int],
-    ) -> Iterator[WeightRows]:
-        """Recompute weights from captured queries and keys, in blocks of query rows.
-
-        Args:
-            layer: how the layer attends.
-            query: [Q, heads of the layer, E], captured rows at `steps`.
-            key: [N, key heads, E], the captured rows of the whole sequence.
-            steps: [Q] steps of the query rows within the sequence.
-            heads: query heads wanted, in the order wanted.
-        """
-        # Without heads there are no rows either, and ONNX Runtime reduces empty tensors to a wrong shape.
-        if not len(heads):
-            return
-        normaliser_session, weights_session = self._weights[layer.weighting]
-        length = len(key)
-        last = steps if layer.causal else np.full_like(steps, length - 1)
-        first = np.zeros_like(steps)
-        if layer.window:
-            first = np.maximum(steps - layer.window + 1, 0)
-            last = np.minimum(last, steps + layer.window - 1)
-        group = layer.num_heads // layer.num_key_heads
-        keys = np.ascontiguousarray(key[:, [head // group for head in heads]].transpose(1, 0, 2), np.float32)
-        queries = query[:, list(heads)].transpose(1, 0, 2).astype(np.float32)
-        block = max(1, MAX_BLOCK_NUMBERS // (len(heads) * length))
-        for start in range(0, len(steps), block):
-            part = slice(start, start + block)
-            feeds = {
-                "query": np.ascontiguousarray(queries[:, part]),
-                "key": keys,
-                "first_key": first[part],
-                "last": last[part],
-                "scale": np.array(layer.scale, np.float32),
-                "softcap": np.array(layer.softcap, np.float32),
-            }
-            (normaliser,) = normaliser_session.run(None, feeds)
-            feeds |= {"epsilon": np.array(layer.epsilon, np.float32), "normaliser": normaliser}
-            scores, weights = weights_session.run(None, feeds)
-            yield WeightRows(
-                steps=steps[part], first_key=first[part], last_key=last[part], scores=scores, weights=weights
-            )
 
 
 def feeds_of(

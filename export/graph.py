@@ -14,7 +14,7 @@ from attnserve.export.canonical import canonicalise
 from attnserve.export.captures import add_captures, make_head_scale_optional
 from attnserve.export.subject import Subject
 from attnserve.export.trace import trace
-from attnserve.export.weights import NORMALISERS, WEIGHTS
+from attnserve.export.weights import NORMALISERS, ROWS, WEIGHTS
 
 # Beyond it the weights lie in a file of their own: protobuf ends at 2 GB, and reads a file as a whole before that.
 MAX_INLINE_BYTES = 1 << 30
@@ -31,8 +31,12 @@ def build_graph(subject: Subject, layers: Sequence[bundle.Layer], *, portable: b
 
 
 def build_weights_graphs(weighting: str, *, portable: bool) -> dict[str, onnx.ModelProto]:
-    """The two graphs of a weighting, by their path in the bundle."""
-    functions = {bundle.weights_file(weighting): WEIGHTS, bundle.normaliser_file(weighting): NORMALISERS}
+    """The graphs of a weighting, by their path in the bundle."""
+    functions = {
+        bundle.weights_file(weighting): WEIGHTS,
+        bundle.normaliser_file(weighting): NORMALISERS,
+        bundle.rows_file(weighting): ROWS,
+    }
     graphs = {path: canonicalise(by_name[weighting].to_model_proto()) for path, by_name in functions.items()}
     return {path: inline_bodies(graph) if portable else graph for path, graph in graphs.items()}
 

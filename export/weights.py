@@ -1,11 +1,12 @@
 """The weights graphs: scores, weights and row normalisers of chosen rows, from captured queries and keys.
 
 They are how the service answers questions about attention: for exactly the layers, heads and query rows asked for, in
-memory that does not grow with N x N. One pair per weighting:
+memory that does not grow with N x N. Three per weighting:
 
     <weighting>.normaliser.onnx  query [H, Q, E], key [H, K, E], first_key [Q], last [Q], scale, softcap
                                  -> normaliser [H, Q] (softmax: log-sum-exp; expressive: row sum), in blocks of keys
     <weighting>.onnx             the same, epsilon and normaliser -> scores [H, Q, K], weights [H, Q, K]
+    <weighting>.rows.onnx        the same without normaliser, for rows with all keys that they may see: half the work
 
 `first_key` and `last` are the first and last key that each row may see. Key heads are repeated by the caller.
 """
@@ -145,5 +146,42 @@ def expressive_weights(
     return scores, weights
 
 
+@script(PARTS, default_opset=op)
+def softmax_rows(
+    query: FLOAT["H", "Q", "E"],
+    key: FLOAT["H", "K", "E"],
+    first_key: INT64["Q"],
+    last: INT64["Q"],
+    scale: FLOAT,
+    softcap: FLOAT,
+    epsilon: FLOAT,  # noqa: ARG001 - fed to every weighting; this one has none
+) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
+    """Scores, and their softmax over the keys of the row; all 0 for a row without keys."""
+    scores = score(query, key, scale, softcap)
+    allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
+    weights = op.Where(allowed, op.Softmax(op.Where(allowed, scores, LOWEST), axis=-1), 0.0)
+    return scores, weights
+
+
+@script(PARTS, default_opset=op)
+def expressive_rows(
+    query: FLOAT["H", "Q", "E"],
+    key: FLOAT["H", "K", "E"],
+    first_key: INT64["Q"],
+    last: INT64["Q"],
+    scale: FLOAT,
+    softcap: FLOAT,
+    epsilon: FLOAT,
+) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
+    """Scores, and u / (epsilon + sum of u); all 0 where that sum is 0."""
+    scores = score(query, key, scale, softcap)
+    allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
+    similarities = similarity(scores, allowed)
+    total = op.ReduceSum(similarities, [-1], keepdims=1) + epsilon
+    weights = similarities / op.Where(total > 0.0, total, 1.0)
+    return scores, weights
+
+
 WEIGHTS: dict[str, OnnxFunction] = {"softmax": softmax_weights, "expressive": expressive_weights}
 NORMALISERS: dict[str, OnnxFunction] = {"softmax": softmax_normaliser, "expressive": expressive_normaliser}
+ROWS: dict[str, OnnxFunction] = {"softmax": softmax_rows, "expressive": expressive_rows}

@@ -1,28 +1,24 @@
-"""`Runtime` opens only what it can vouch for, on the device it was told, and weighs as the formulas say."""
+"""`Runtime` opens only what it can vouch for, on the device it was told."""
 
-import dataclasses
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from attnserve import bundle
 from attnserve import runtime as module
-from attnserve.bundle import BundleError, Layer
+from attnserve.bundle import BundleError
 from attnserve.golden import read_golden
 from attnserve.packing import pack
 from attnserve.runtime import DeviceError, Runtime
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
-WEIGHTINGS = ("softmax", "expressive")
 
 
 @pytest.fixture(scope="module")
@@ -126,134 +122,6 @@ def test_outputs_come_by_name(runtime: Runtime) -> None:
     answer = runtime.run(packed, np.array([0]), names, capture=np.array([2, 0]))
     assert list(answer) == names
     assert [answer[name].shape for name in names] == [(2, 2, 4), (1, 5), (2, 2, 4)]
-
-
-def layer_of(runtime: Runtime, weighting: str, **options: Any) -> Layer:
-    (layer, *_) = (layer for layer in runtime.manifest.layers if layer.weighting == weighting)
-    return dataclasses.replace(layer, **{"window": 0, "softcap": 0.0, "epsilon": 0.0, **options})
-
-
-def weights_by_hand(
-    layer: Layer, query: NDArray[Any], key: NDArray[Any], steps: Sequence[int], heads: Sequence[int]
-) -> NDArray[np.float64]:
-    """[heads, steps, keys] in float64, key by key."""
-    weights = np.zeros((len(heads), len(steps), len(key)))
-    for place, head in enumerate(heads):
-        for row, step in enumerate(steps):
-            seen = [other for other in range(len(key)) if not layer.causal or other <= step]
-            seen = [other for other in seen if not layer.window or abs(step - other) < layer.window]
-            keys = key[seen, head * layer.num_key_heads // layer.num_heads].astype(np.float64)
-            scores = layer.scale * keys @ query[row, head].astype(np.float64)
-            if layer.softcap:
-                scores = layer.softcap * np.tanh(scores / layer.softcap)
-            if layer.weighting == "softmax":
-                parts, extra = np.exp(scores - scores.max()), 0.0
-            else:
-                parts, extra = scores**2 / (1 + scores**2), layer.epsilon
-            weights[place, row, seen] = parts / (parts.sum() + extra)
-    return weights
-
-
-OPTIONS: tuple[dict[str, Any], ...] = (
-    {"causal": True},
-    {"causal": False},
-    {"causal": True, "window": 1},
-    {"causal": True, "window": 3},
-    {"causal": False, "window": 3},
-    {"causal": False, "window": 2**31 - 1},
-    {"causal": True, "softcap": 0.5},
-    {"causal": True, "scale": 3.0},
-    {"causal": True, "num_heads": 4, "num_key_heads": 2},
-)
-
-
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("steps", [[0], [10], [0, 1, 5, 10], [7, 2, 2]], ids=str)
-def test_weights_are_those_of_the_formula(
-    runtime: Runtime, weighting: str, options: dict[str, Any], steps: list[int]
-) -> None:
-    layer = layer_of(runtime, weighting, **options)
-    generator = np.random.default_rng(0)
-    key = generator.normal(size=(11, layer.num_key_heads, 4)).astype(np.float32)
-    query = generator.normal(size=(len(steps), layer.num_heads, 4)).astype(np.float32)
-    heads = list(range(layer.num_heads))
-    (block,) = runtime.weigh(layer, query, key, steps=np.array(steps), heads=heads)
-    expected = weights_by_hand(layer, query, key, steps, heads)
-    np.testing.assert_allclose(block.weights, expected, rtol=0, atol=2e-6)
-    assert (block.weights[expected == 0] == 0).all()
-    assert block.steps.tolist() == steps
-    for row, (first, last) in enumerate(zip(block.first_key, block.last_key, strict=True)):
-        assert np.flatnonzero(expected[0, row]).tolist() == list(range(first, last + 1))
-    grouped = np.repeat(key, layer.num_heads // layer.num_key_heads, axis=1)
-    if not layer.softcap:
-        scores = layer.scale * np.einsum("qhe,khe->hqk", query, grouped)
-        np.testing.assert_allclose(block.scores, scores, rtol=0, atol=1e-5)
-
-
-def test_epsilon_takes_its_share(runtime: Runtime) -> None:
-    layer = layer_of(runtime, "expressive", epsilon=0.5)
-    generator = np.random.default_rng(0)
-    key, query = generator.normal(size=(2, 6, 2, 4)).astype(np.float32)
-    (block,) = runtime.weigh(layer, query, key, steps=np.array(range(6)), heads=[0, 1])
-    np.testing.assert_allclose(block.weights, weights_by_hand(layer, query, key, range(6), [0, 1]), atol=2e-6)
-    assert (block.weights.sum(-1) < 0.9).all()
-
-
-@pytest.mark.parametrize("heads", [[1], [1, 0], [0, 0, 1], (1,), range(2)], ids=str)
-def test_heads_come_in_the_order_asked_for(runtime: Runtime, heads: Sequence[int]) -> None:
-    layer = layer_of(runtime, "softmax")
-    generator = np.random.default_rng(0)
-    key, query = generator.normal(size=(2, 5, 2, 4)).astype(np.float32)
-    (both,) = runtime.weigh(layer, query, key, steps=np.array(range(5)), heads=[0, 1])
-    (chosen,) = runtime.weigh(layer, query, key, steps=np.array(range(5)), heads=heads)
-    np.testing.assert_allclose(chosen.weights, both.weights[list(heads)], atol=1e-7)
-
-
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("max_numbers", [1, 2 * 9 * 2, 2 * 9 * 4])
-def test_blocks_of_rows_add_up_to_one_block(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, weighting: str, max_numbers: int
-) -> None:
-    layer = layer_of(runtime, weighting, window=4)
-    generator = np.random.default_rng(0)
-    key, query = generator.normal(size=(2, 9, 2, 4)).astype(np.float32)
-    steps = np.array(range(9))
-    (whole,) = runtime.weigh(layer, query, key, steps=steps, heads=[0, 1])
-    monkeypatch.setattr(module, "MAX_BLOCK_NUMBERS", max_numbers)
-    blocks = list(runtime.weigh(layer, query, key, steps=steps, heads=[0, 1]))
-    assert len(blocks) == -(-9 // max(1, max_numbers // 18))
-    for name in ("steps", "first_key", "last_key"):
-        assert np.array_equal(np.concatenate([getattr(block, name) for block in blocks]), getattr(whole, name))
-    for name in ("scores", "weights"):
-        joined = np.concatenate([getattr(block, name) for block in blocks], axis=1)
-        np.testing.assert_allclose(joined, getattr(whole, name), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_more_keys_than_one_block_of_the_graph(runtime: Runtime, weighting: str) -> None:
-    layer = layer_of(runtime, weighting)
-    generator = np.random.default_rng(0)
-    key = generator.normal(size=(2500, 2, 4)).astype(np.float32)
-    steps = np.array([0, 1023, 1024, 2047, 2048, 2499])
-    query = generator.normal(size=(6, 2, 4)).astype(np.float32)
-    (block,) = runtime.weigh(layer, query, key, steps=steps, heads=[0, 1])
-    np.testing.assert_allclose(block.weights, weights_by_hand(layer, query, key, steps.tolist(), [0, 1]), atol=2e-6)
-
-
-def test_nothing_asked_for_is_nothing_computed(runtime: Runtime) -> None:
-    layer = layer_of(runtime, "softmax")
-    key = np.ones((5, 2, 4), np.float32)
-    assert list(runtime.weigh(layer, key[:0], key, steps=np.empty(0, np.int64), heads=[0])) == []
-    assert list(runtime.weigh(layer, key, key, steps=np.array(range(5)), heads=[])) == []
-
-
-def test_captures_kept_in_float16_are_widened(runtime: Runtime) -> None:
-    layer = layer_of(runtime, "expressive")
-    key = np.random.default_rng(0).normal(size=(5, 2, 4)).astype(np.float16)
-    (block,) = runtime.weigh(layer, key, key, steps=np.array(range(5)), heads=[0, 1])
-    assert block.weights.dtype == np.float32
-    np.testing.assert_allclose(block.weights, weights_by_hand(layer, key, key, range(5), [0, 1]), atol=2e-6)
 
 
 @pytest.mark.parametrize("with_captures", [False, True])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from attnserve.export.weights import KEY_BLOCK, NORMALISERS, WEIGHTS
+from attnserve.export.weights import KEY_BLOCK, NORMALISERS, ROWS, WEIGHTS
 from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.packed import attention_scores
 from tests.conformance import reference
@@ -33,19 +33,21 @@ every_case = pytest.mark.parametrize(
 
 
 @cache
-def open_graph(implementation: Implementation, weighting: str, normaliser: bool) -> Run:
-    model = (NORMALISERS if normaliser else WEIGHTS)[weighting].to_model_proto()
+def open_graph(implementation: Implementation, weighting: str, kind: str) -> Run:
+    model = {"weights": WEIGHTS, "normaliser": NORMALISERS, "rows": ROWS}[kind][weighting].to_model_proto()
     onnx.checker.check_model(model, full_check=True)
     return implementation.open(model)
 
 
 def run(implementation: Implementation, weighting: str, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
-    """Normaliser [H, Q], scores and weights [H, Q, K], the way the service gets them."""
-    (normaliser,) = open_graph(implementation, weighting, True)(
+    """Normaliser [H, Q], scores and weights [H, Q, K], and the weights that the graph of rows makes in one."""
+    (normaliser,) = open_graph(implementation, weighting, "normaliser")(
         {name: array for name, array in feeds.items() if name != "epsilon"}
     )
-    scores, weights = open_graph(implementation, weighting, False)({**feeds, "normaliser": normaliser})
-    return {"normaliser": normaliser, "scores": scores, "weights": weights}
+    scores, weights = open_graph(implementation, weighting, "weights")({**feeds, "normaliser": normaliser})
+    scores_of_rows, rows = open_graph(implementation, weighting, "rows")(feeds)
+    np.testing.assert_array_equal(scores_of_rows, scores)
+    return {"normaliser": normaliser, "scores": scores, "weights": weights, "rows": rows}
 
 
 def oracle(weighting: str, feeds: Feeds) -> dict[str, NDArray[np.float64]]:
@@ -60,7 +62,8 @@ def oracle(weighting: str, feeds: Feeds) -> dict[str, NDArray[np.float64]]:
     else:
         normaliser = torch.where(allowed, scores**2 / (1 + scores**2), 0.0).sum(-1)
     weights = WEIGHTED[weighting].weigh(scores, allowed, epsilon=epsilon)
-    return {"normaliser": normaliser.numpy(), "scores": scores.numpy(), "weights": weights.numpy()}
+    found = {"normaliser": normaliser, "scores": scores, "weights": weights, "rows": weights}
+    return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 def random_feeds(num_keys: int, *, num_rows: int = 6, gain: float = 1.0, softcap: float = 0.0) -> dict[str, np.ndarray]:
@@ -91,7 +94,8 @@ def assert_agrees(weighting: str, feeds: Feeds, implementation: Implementation) 
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=atol, err_msg=name)
     column = np.arange(feeds["key"].shape[1])
     hidden = (column < feeds["first_key"][:, None]) | (column > feeds["last"][:, None])
-    assert (answer["weights"][:, hidden] == 0).all()
+    for name in ("weights", "rows"):
+        assert (answer[name][:, hidden] == 0).all()
     return answer
 
 
@@ -117,6 +121,7 @@ def test_the_grid_has_the_same_weights_here(
         # Inputs are rounded to float32 here, and scores of 300 carry that into the weights.
         tolerance = 1e-3 if "large" in case.name else 1e-5
         np.testing.assert_allclose(answer["weights"], weights, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(answer["rows"], weights, rtol=0, atol=tolerance)
 
 
 @every_implementation
@@ -149,7 +154,8 @@ def test_rows_without_allowed_keys_are_all_zero(num_keys: int, weighting: str, i
     feeds["first_key"][2:4] = [num_keys - 1, 1]
     feeds["last"][2:4] = [num_keys - 2, 0]
     answer = run(implementation, weighting, feeds)
-    assert (answer["weights"][:, 2:4] == 0).all()
+    for name in ("weights", "rows"):
+        assert (answer[name][:, 2:4] == 0).all()
     expected = -np.inf if weighting == "softmax" else 0
     assert (answer["normaliser"][:, 2:4] == expected).all()
     # Their neighbours are none the worse.
@@ -188,8 +194,9 @@ def test_huge_scores_have_weights_between_0_and_1(weighting: str, gain: float, i
     answer = run(implementation, weighting, feeds)
     for row in range(6):
         one = {**rows_of(feeds, [row]), "normaliser": answer["normaliser"][:, [row]]}
-        _, weights = open_graph(implementation, weighting, False)(one)
+        _, weights = open_graph(implementation, weighting, "weights")(one)
         assert ((weights >= 0) & (weights <= 1)).all()
+    assert ((answer["rows"] >= 0) & (answer["rows"] <= 1)).all()
 
 
 @every_implementation

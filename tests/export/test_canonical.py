@@ -11,15 +11,15 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from attnserve.export.canonical import canonicalise
-from attnserve.export.weights import NORMALISERS, WEIGHTS
+from attnserve.export.weights import NORMALISERS, ROWS, WEIGHTS
 
 pytestmark = pytest.mark.export
 
 HASHES = """
 import hashlib
 from attnserve.export.canonical import canonicalise
-from attnserve.export.weights import NORMALISERS, WEIGHTS
-for function in (*WEIGHTS.values(), *NORMALISERS.values()):
+from attnserve.export.weights import NORMALISERS, ROWS, WEIGHTS
+for function in (*WEIGHTS.values(), *NORMALISERS.values(), *ROWS.values()):
     print(hashlib.sha256(canonicalise(function.to_model_proto()).SerializeToString()).hexdigest())
 """
 
@@ -37,11 +37,11 @@ def test_they_are_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     ]
     assert hashes[0] == hashes[1]
-    assert len(hashes[0].split()) == 2 * len(WEIGHTS)
+    assert len(hashes[0].split()) == 3 * len(WEIGHTS)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTS)
-@pytest.mark.parametrize("functions", [WEIGHTS, NORMALISERS], ids=["weights", "normaliser"])
+@pytest.mark.parametrize("functions", [WEIGHTS, NORMALISERS, ROWS], ids=["weights", "normaliser", "rows"])
 def test_they_compute_what_they_did(weighting: str, functions: dict) -> None:
     plain = functions[weighting].to_model_proto()
     canonical = canonicalise(functions[weighting].to_model_proto())

@@ -48,8 +48,10 @@ def test_a_bundle_holds_these_files(bundles: Path, small_bundle: Path) -> None:
         "1/model.onnx",
         "1/weights/expressive.normaliser.onnx",
         "1/weights/expressive.onnx",
+        "1/weights/expressive.rows.onnx",
         "1/weights/softmax.normaliser.onnx",
         "1/weights/softmax.onnx",
+        "1/weights/softmax.rows.onnx",
     ]
     # Only of weightings in use.
     assert not [name for name in files_of(small_bundle) if "softmax" in name]

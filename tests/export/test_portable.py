@@ -70,7 +70,7 @@ def graphs_within(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def test_no_file_names_a_domain_but_onnxs_own(portable: Path) -> None:
     assert read_manifest(portable).portable
     paths = sorted(portable.rglob("*.onnx"))
-    assert len(paths) == 5
+    assert len(paths) == 7
     for path in paths:
         model = onnx.load(path)
         assert len(model.functions) == 0, path.name
@@ -86,7 +86,7 @@ def test_a_stranger_runs_it(portable: Path) -> None:
     done = subprocess.run([sys.executable, "-I", "-c", STRANGER, str(portable)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, certificate = json.loads(done.stdout), read_manifest(portable).certificate
-    assert (found["sequences"], found["weights"]) == (9 + 0, 4)
+    assert (found["sequences"], found["weights"]) == (9 + 0, 6)
     assert 0 < found["off"] <= certificate.logits.allowed
 
 
@@ -111,7 +111,7 @@ def test_the_evaluator_runs_its_weights_graphs(portable: Path, weighting: str) -
     (layer, *_) = (layer for layer in runtime.manifest.layers if layer.weighting == weighting)
     query, key = random.normal(size=(2, 6, 2, 8)).astype(np.float32)
     steps = np.arange(6)
-    (expected,) = runtime.weigh(layer, query, key, steps=steps, heads=[0, 1])
+    expected = runtime.weighing.weigh_all(layer, query, key, steps=steps, heads=[0, 1])
     feeds = {
         "query": query.transpose(1, 0, 2),
         "key": key.transpose(1, 0, 2),
@@ -125,7 +125,9 @@ def test_the_evaluator_runs_its_weights_graphs(portable: Path, weighting: str) -
         (feeds["normaliser"],) = ReferenceEvaluator(f"{path}.normaliser.onnx").run(None, feeds)
         feeds["epsilon"] = np.array(layer.epsilon, np.float32)
         answer: Any = ReferenceEvaluator(f"{path}.onnx").run(["weights"], feeds)
-    np.testing.assert_allclose(answer[0], expected.weights, rtol=0, atol=1e-6)
+        in_one: Any = ReferenceEvaluator(f"{path}.rows.onnx").run(["weights"], feeds)
+    np.testing.assert_allclose(answer[0], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(in_one[0], expected, rtol=0, atol=1e-6)
 
 
 def test_it_answers_as_the_bundle_with_bodies_does(portable: Path, bundles: Path) -> None:

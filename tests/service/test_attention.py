@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from attnserve.runtime import WeightRows
 from attnserve.service.attention import CONTINUED_BYTES, check_size, diagnose, held_bytes
 from attnserve.service.preprocess import parse_attention, parse_predict
 from attnserve.service.problems import TooLarge
 from attnserve.service.sequences import Reader
+from attnserve.weighing import WeightRows
 
 ALL = ("entropy", "distance", "sink", "previous_token", "self", "received")
 
@@ -28,7 +28,8 @@ def make_rows(num_heads, num_keys, steps, *, causal, window, seed=0) -> WeightRo
     weights /= weights.sum(-1, keepdims=True)
     weights[-1] = 0
     weights = weights.astype(np.float32)
-    return WeightRows(steps=steps, first_key=first, last_key=last, scores=weights, weights=weights)
+    everything = {"rows": slice(0, len(steps)), "columns": slice(0, num_keys)}
+    return WeightRows(steps=steps, first_key=first, last_key=last, scores=None, weights=weights, **everything)
 
 
 def slowly(rows: WeightRows, head: int) -> dict:
@@ -66,15 +67,20 @@ def mean(values) -> float:
 
 
 def halves(rows: WeightRows):
-    """The same rows in two blocks, as long sequences come."""
+    """The same rows in two blocks, as long sequences come: each with the keys that one of its rows may see."""
     middle = len(rows.steps) // 2
-    for part in (slice(0, middle), slice(middle, None)):
+    for part in (slice(0, middle), slice(middle, len(rows.steps))):
+        if part.start == part.stop:
+            continue
+        columns = slice(rows.first_key[part].min(), rows.last_key[part].max() + 1)
         yield WeightRows(
+            rows=part,
             steps=rows.steps[part],
             first_key=rows.first_key[part],
             last_key=rows.last_key[part],
-            scores=rows.scores[:, part],
-            weights=rows.weights[:, part],
+            columns=columns,
+            scores=None,
+            weights=rows.weights[:, part, columns],
         )
 
 

@@ -1,0 +1,145 @@
+"""`Weighing`: weights recomputed from captured queries and keys, by the weights graphs of a bundle.
+
+Rows go through the graphs in blocks that fit the cache, each with only the keys that one of its rows may see: of a
+causal sequence that is half of them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.bundle import Layer, normaliser_file, rows_file, weights_file
+
+# Weights of one block of query rows: 1 MB in float32, which a core's cache holds.
+BLOCK_NUMBERS = 1 << 18
+# Fewer rows waste the product of queries and keys; beyond so many numbers, 8 MB, there are fewer all the same.
+MIN_BLOCK_ROWS = 32
+MAX_BLOCK_NUMBERS = 1 << 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightRows:
+    """Weights of one layer for chosen heads and query steps of one sequence."""
+
+    rows: slice
+    """Place of these rows among those asked for."""
+    steps: NDArray[np.int64]
+    """[Q] query steps."""
+    first_key: NDArray[np.int64]
+    """[Q] first key each row may see."""
+    last_key: NDArray[np.int64]
+    """[Q] last key each row may see."""
+    columns: slice
+    """The C keys that the arrays are of; no row here may see another one."""
+    weights: NDArray[np.float32]
+    """[H, Q, C]; exactly 0 where a key may not be seen."""
+    scores: NDArray[np.float32] | None
+    """[H, Q, C] before weighting, those of keys that may not be seen included; None unless asked for."""
+
+
+class Weighing:
+    """The weights graphs of one bundle.
+
+    Args:
+        sessions: of the graphs, by path in the bundle. Without `rows_file` of a weighting, as in older bundles, its
+            other two graphs take twice the time.
+    """
+
+    def __init__(self, sessions: Mapping[str, Any]) -> None:
+        self._sessions = sessions
+
+    def weigh(
+        self,
+        layer: Layer,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        *,
+        steps: NDArray[np.int64],
+        heads: Sequence[int],
+        with_scores: bool = False,
+    ) -> Iterator[WeightRows]:
+        """Recompute weights from captured queries and keys, in blocks of query rows.
+
+        Args:
+            layer: how the layer attends.
+            query: [Q, heads of the layer, E], captured rows at `steps`.
+            key: [N, key heads, E], the captured rows of the whole sequence.
+            steps: [Q] steps of the query rows within the sequence.
+            heads: query heads wanted, in the order wanted.
+            with_scores: whether scores are wanted too.
+        """
+        # Without heads there are no rows either, and ONNX Runtime reduces empty tensors to a wrong shape.
+        if not len(heads):
+            return
+        first, last = visible_keys(layer, steps, len(key))
+        group = layer.num_heads // layer.num_key_heads
+        keys = np.ascontiguousarray(key[:, [head // group for head in heads]].transpose(1, 0, 2), np.float32)
+        queries = query[:, list(heads)].transpose(1, 0, 2).astype(np.float32)
+        block = _block_rows(len(heads) * len(key))
+        for start in range(0, len(steps), block):
+            rows = slice(start, min(start + block, len(steps)))
+            columns = slice(int(first[rows].min()), int(last[rows].max()) + 1)
+            feeds: dict[str, NDArray[Any]] = {
+                "query": np.ascontiguousarray(queries[:, rows]),
+                "key": np.ascontiguousarray(keys[:, columns]),
+                "first_key": first[rows] - columns.start,
+                "last": last[rows] - columns.start,
+                "scale": np.array(layer.scale, np.float32),
+                "softcap": np.array(layer.softcap, np.float32),
+            }
+            weights, scores = self._run(layer, feeds, with_scores)
+            yield WeightRows(
+                rows=rows,
+                steps=steps[rows],
+                first_key=first[rows],
+                last_key=last[rows],
+                columns=columns,
+                weights=weights,
+                scores=scores,
+            )
+
+    def weigh_all(
+        self,
+        layer: Layer,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        *,
+        steps: NDArray[np.int64],
+        heads: Sequence[int],
+    ) -> NDArray[np.float32]:
+        """Weights [heads, Q, N] of all rows at once; arguments as `weigh`."""
+        weights = np.zeros((len(heads), len(steps), len(key)), np.float32)
+        for block in self.weigh(layer, query, key, steps=steps, heads=heads):
+            weights[:, block.rows, block.columns] = block.weights
+        return weights
+
+    def _run(
+        self, layer: Layer, feeds: dict[str, NDArray[Any]], with_scores: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Weights, and scores if wanted, of one block."""
+        epsilon = np.array(layer.epsilon, np.float32)
+        in_one = self._sessions.get(rows_file(layer.weighting))
+        session = in_one or self._sessions[weights_file(layer.weighting)]
+        if in_one is None:
+            (feeds["normaliser"],) = self._sessions[normaliser_file(layer.weighting)].run(None, feeds)
+        names = ["weights", "scores"] if with_scores else ["weights"]
+        weights, *scores = session.run(names, {**feeds, "epsilon": epsilon})
+        return weights, scores[0] if scores else None
+
+
+def visible_keys(layer: Layer, steps: NDArray[np.int64], num_keys: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last key that the rows at `steps` may see, [Q] each."""
+    first = np.zeros_like(steps)
+    last = steps if layer.causal else np.full_like(steps, num_keys - 1)
+    if layer.window:
+        first = np.maximum(steps - layer.window + 1, 0)
+        last = np.minimum(last, steps + layer.window - 1)
+    return first, last
+
+
+def _block_rows(num_numbers: int) -> int:
+    """Rows of a block, if one row of all heads has so many numbers."""
+    return max(1, min(max(MIN_BLOCK_ROWS, BLOCK_NUMBERS // num_numbers), MAX_BLOCK_NUMBERS // num_numbers))
