@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: install serve bundles test test-all tests lint typecheck bench soak checkpoints clean help
+.PHONY: install serve bundles kernels test test-all tests lint typecheck bench soak checkpoints clean help
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -37,6 +37,11 @@ bundles: install ## Export each committed checkpoint to repository/, unless its 
 	  fi; \
 	done
 
+kernels: ## Build the native kernels, which services of this checkout then use (docs/kernels.md)
+	@kernels/headers
+	@cmake -S kernels -B kernels/build $(ARGS)
+	@cmake --build kernels/build
+
 # Not `python -m pytest`: that puts this folder on sys.path, and `import models` would work without being installed.
 test: lint typecheck ## Lint, types and the fast tests
 	@$(BIN)/pytest -m 'not slow'
@@ -51,6 +56,7 @@ lint: install ## Style, formatting, spelling, the Dockerfile
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/typos
+	@$(BIN)/clang-format --dry-run -Werror kernels/*.cc kernels/*.h
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; else echo "hadolint skipped: no build of it for this system"; fi
 
 # mypy does not follow the import hook of an editable install, so it reads what users get: an installed copy.
@@ -73,7 +79,7 @@ checkpoints: install ## Train the committed checkpoints again
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash checkpoints/train.sh
 
 clean: ## Remove caches and build outputs; .venv and repository/ stay
-	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build kernels/build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile

@@ -6,11 +6,13 @@ A one-node model is built from the bodies alone, without tracing: a grid of them
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
@@ -19,6 +21,7 @@ from attnserve.bundle import OP_DOMAIN, OP_VERSION
 from attnserve.export.attach import attach_bodies
 from attnserve.export.bodies import BODIES
 from attnserve.export.bodies.domain import OPSET
+from tests.kernels.library import TARGET_OPTION, TARGETS, build_library, has_target
 
 Feeds = Mapping[str, NDArray[Any]]
 Run = Callable[[Feeds], list[NDArray[Any]]]
@@ -35,12 +38,29 @@ class Implementation:
     """Largest absolute difference from float64 for float32 inputs and values of about 1."""
 
 
-def open_in_onnx_runtime(model: onnx.ModelProto) -> Run:
+def open_in_onnx_runtime(
+    model: onnx.ModelProto, library: Path | None = None, target: str = "", num_threads: int = 1
+) -> Run:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
+    if library is not None:
+        options.add_session_config_entry(TARGET_OPTION, target)
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, dict(feeds))
+
+
+def open_with_kernels(target: str) -> Callable[[onnx.ModelProto], Run]:
+    """Opens models with the native kernels of an instruction set; skips where there are none."""
+
+    def open_model(model: onnx.ModelProto) -> Run:
+        library = build_library()
+        if not has_target(library, target):
+            pytest.skip(f"this processor has no {target}")
+        return open_in_onnx_runtime(model, library, target)
+
+    return open_model
 
 
 def open_in_evaluator(model: onnx.ModelProto) -> Run:
@@ -59,6 +79,8 @@ IMPLEMENTATIONS = (
     Implementation(name="onnxruntime", open=open_in_onnx_runtime, tolerance=1e-5),
     Implementation(name="evaluator", open=open_in_evaluator, tolerance=1e-5),
 )
+# Of ops alone. Measured over the grid: 1.8e-6 with AVX-512 and AVX2, 2.0e-6 without.
+KERNELS = tuple(Implementation(name=target, open=open_with_kernels(target), tolerance=1e-5) for target in TARGETS)
 
 
 def run_op(implementation: Implementation, op: str, feeds: Feeds, attributes: Mapping[str, float]) -> NDArray[Any]:

@@ -30,7 +30,15 @@ from tests.conformance.cases import (
     metric_cases,
     segments_of,
 )
-from tests.conformance.implementations import IMPLEMENTATIONS, Feeds, Implementation, as_type, one_node_model, run_op
+from tests.conformance.implementations import (
+    IMPLEMENTATIONS,
+    KERNELS,
+    Feeds,
+    Implementation,
+    as_type,
+    one_node_model,
+    run_op,
+)
 
 ATTENTION_OPS = {variant.op: variant for variant in reversed(VARIANTS.values())}
 METRIC_OPS = {variant.metric_op: variant for variant in VARIANTS.values() if variant.metric_op is not None}
@@ -79,7 +87,7 @@ CASES = [
     for op, case in cases
 ]
 
-every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda one: one.name)
+every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS + KERNELS, ids=lambda one: one.name)
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_causal_case = pytest.mark.parametrize(
     "case", [case for case in CASES if case.sees_the_past_only], ids=lambda case: case.name
