@@ -19,6 +19,8 @@ EXTRAS = {
     "jaxtyping": "export",
     "tqdm": "export",
     "sklearn": "recipes",
+    "dbos": "jobs",
+    "sqlalchemy": "jobs",
 }
 
 
@@ -85,7 +87,7 @@ def _export(parsed: argparse.Namespace) -> int:
         parsed.destination,
         precision=parsed.precision,
         portable=parsed.portable,
-        report=lambda line: print(line, flush=True),
+        report=lambda step, message: print(f"{step:<10} {message}", flush=True),
     )
     print(verified.table)
     print(f"onnx ReferenceEvaluator, logits: {verified.reference_logits:.1e}")
@@ -157,6 +159,18 @@ def _serve(parsed: argparse.Namespace) -> int:
     return serve(parsed)
 
 
+def _add_worker(parser: argparse.ArgumentParser) -> None:
+    from attnserve.worker.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _worker(parsed: argparse.Namespace) -> int:
+    from attnserve.worker.command import run
+
+    return run(parsed)
+
+
 def _add_key(parser: argparse.ArgumentParser) -> None:
     from attnserve.service.mint import add_arguments
 
@@ -207,6 +221,9 @@ COMMANDS = {
         run=_serve,
         add_arguments=_add_serve,
         spell_out=_spell_serve,
+    ),
+    "worker": Command(
+        summary="Run export jobs that services have taken.", run=_worker, add_arguments=_add_worker, extra="export"
     ),
     "key": Command(
         summary="Make an API key for the service, and its entry in a keys file.", run=_key, add_arguments=_add_key

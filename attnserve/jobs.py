@@ -114,6 +114,18 @@ class Outcome:
     """What a failed verification measured."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the process that builds a bundle says last."""
+
+    outcome: Outcome
+    """Succeeded if the bundle is whole and proven, in the folder it was asked for."""
+    manifest_sha256: str | None = None
+    """Of the bundle's manifest, which holds the hashes of all other files."""
+    checkpoint_sha256: dict[str, str] | None = None
+    """Of the files that were read, by name."""
+
+
 def locate_database(repository: str | os.PathLike[str], url: str = "") -> str:
     """URL of the queue's database: the one given, else of a file in the repository."""
     return url or f"sqlite:///{Path(repository).absolute() / STATE_FOLDER / 'jobs.sqlite'}"

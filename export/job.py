@@ -1,56 +1,26 @@
 """The export job: a checkpoint, or any module, becomes a bundle, proven before it is published."""
 
-import copy
-import dataclasses
-import datetime
 import os
-import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-import attnserve
 from attnserve import bundle
-from attnserve.bundle import Certificate, Manifest, Provenance
 from attnserve.checkpoint_files import FILES
-from attnserve.export.arguments import check_example, check_module, check_options, find_submodules
-from attnserve.export.describe import describe_layers, describe_tensor, hash_state, warnings_about
-from attnserve.export.golden import record_golden
-from attnserve.export.graph import build_graph, build_weights_graphs, save_graph
-from attnserve.export.subject import DTYPES, Subject, find_layers
-from attnserve.export.verify import Verified, verify
-from attnserve.golden import write_golden
+from attnserve.export.arguments import check_example, check_module, check_options
+from attnserve.export.build import Built, Order, Report, build
+from attnserve.export.describe import hash_state
+from attnserve.export.tokenizer import check_tokenizer
+from attnserve.export.verify import Verified
 from attnserve.interface import Interface, check_choice
 from attnserve.models.checkpoint import load_checkpoint
 from attnserve.packing import add_leading_row
 from attnserve.publish import check_destination, publishing
 from attnserve.text import read_tokenizer
 
-Report = Callable[[str], Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Order:
-    """What is to be exported, and how."""
-
-    module: nn.Module
-    interface: Interface
-    precision: str
-    portable: bool
-    card: dict[str, Any]
-    tokenizer: Path | None
-    sha256: dict[str, str]
-    example: NDArray[Any] | None = None
-    blocks: Sequence[str] | None = None
-    projections: Sequence[str] | None = None
 
 
 def export_checkpoint(
@@ -59,7 +29,7 @@ def export_checkpoint(
     *,
     precision: str = "float32",
     portable: bool = False,
-    report: Report = lambda _: None,
+    report: Report = lambda *_: None,
 ) -> Verified:
     """Export `checkpoint` to the bundle folder `destination` = repository/<model>/<version>.
 
@@ -72,7 +42,7 @@ def export_checkpoint(
         precision: "float32", "float16" or "bfloat16" (CUDA only), of weights and activations; attention computes in
             float32 always.
         portable: inline the function bodies, so that the file has no custom domain; kernels cannot replace them then.
-        report: told one line per step.
+        report: told each step as it begins, and what it does.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is not finite in `precision`.
@@ -81,22 +51,29 @@ def export_checkpoint(
         VerificationError: the bundle does not answer as PyTorch does.
         ValueError: there is no such precision.
     """
-    source, place = Path(checkpoint), Path(destination)
+    place = Path(destination)
     check_choice("precision", precision, bundle.PRECISIONS)
     check_destination(place)
-    report(f"load       {source}")
-    loaded = load_checkpoint(source)
-    files = [source / name for name in FILES]
-    order = _Order(
-        module=loaded.model,
-        interface=loaded.model.config.interface,
-        precision=precision,
-        portable=portable,
-        card=loaded.card,
-        tokenizer=loaded.tokenizer,
-        sha256={path.name: bundle.hash_file(path) for path in files if path.exists()},
-    )
-    return _export(order, place, report)
+    order = _read_order(Path(checkpoint), precision=precision, portable=portable, report=report)
+    return _publish(order, place, report)
+
+
+def build_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    precision: str = "float32",
+    portable: bool = False,
+    report: Report = lambda *_: None,
+) -> Built:
+    """As `export_checkpoint`, but leave the proven bundle in `folder`, which is there and empty, for others to publish.
+
+    Raises:
+        ValueError: as `export_checkpoint`; what has been written by then is left.
+    """
+    check_choice("precision", precision, bundle.PRECISIONS)
+    order = _read_order(Path(checkpoint), precision=precision, portable=portable, report=report)
+    return build(order, Path(folder), report)
 
 
 def export_module(
@@ -117,7 +94,7 @@ def export_module(
     portable: bool = False,
     blocks: Sequence[str] | None = None,
     projections: Sequence[str] | None = None,
-    report: Report = lambda _: None,
+    report: Report = lambda *_: None,
 ) -> Verified:
     """Export any module whose attention is `attnserve.models.Attention`, with captures and certificate.
 
@@ -143,7 +120,7 @@ def export_module(
         blocks: names of the submodules that return the residual stream, one per layer, where they are not the elements
             of a `ModuleList`.
         projections: names of the `Linear`s that read the heads' outputs, one per layer, where they do not come next.
-        report: told one line per step.
+        report: told each step as it begins, and what it does.
 
     Raises:
         ModuleError: the module cannot be exported as it is; the message names the layer or argument.
@@ -173,7 +150,7 @@ def export_module(
     if tokenizer is not None:
         read_tokenizer(Path(tokenizer), interface)
     check_destination(place)
-    order = _Order(
+    order = Order(
         module=module,
         interface=interface,
         precision=precision,
@@ -185,96 +162,29 @@ def export_module(
         blocks=blocks,
         projections=projections,
     )
-    return _export(order, place, report)
+    return _publish(order, place, report)
 
 
-def _export(order: _Order, place: Path, report: Report) -> Verified:
-    """Write the whole bundle beside `place`, verify and publish it."""
-    interface = order.interface
+def _read_order(source: Path, *, precision: str, portable: bool, report: Report) -> Order:
+    report("load", str(source))
+    tokenizer = source / bundle.TOKENIZER_FILE
+    if tokenizer.exists():
+        # Before it is read here: what crashes its library would take this process along.
+        check_tokenizer(tokenizer)
+    loaded = load_checkpoint(source)
+    return Order(
+        module=loaded.model,
+        interface=loaded.model.config.interface,
+        precision=precision,
+        portable=portable,
+        card=loaded.card,
+        tokenizer=loaded.tokenizer,
+        sha256={name: bundle.hash_file(source / name) for name in FILES if (source / name).exists()},
+    )
+
+
+def _publish(order: Order, place: Path, report: Report) -> Verified:
     with publishing(place) as folder:
-        # Copies on the CPU: neither the module's precision nor its device may change under its owner.
-        plain = copy.deepcopy(order.module).cpu().float().eval()
-        module = copy.deepcopy(plain).to(DTYPES[order.precision])
-        layers = find_layers(
-            module,
-            interface,
-            _shortest(interface) if order.example is None else order.example,
-            blocks=find_submodules(module, "blocks", order.blocks),
-            projections=find_submodules(module, "projections", order.projections),
-        )
-        subject = Subject(module=module, interface=interface, layers=layers, precision=order.precision)
-        report("graph      attention lowered to nodes of domain attnserve, function bodies, captures")
-        described = describe_layers(layers)
-        graph = build_graph(subject, described, portable=order.portable)
-        save_graph(graph, folder / bundle.MODEL_FILE)
-        (folder / "weights").mkdir()
-        for weighting in dict.fromkeys(layer.weighting for layer in described):
-            for path, small in build_weights_graphs(weighting, portable=order.portable).items():
-                save_graph(small, folder / path)
-        if order.tokenizer is not None:
-            shutil.copyfile(order.tokenizer, folder / bundle.TOKENIZER_FILE)
-        report(f"golden     PyTorch's float64 answers and its own {order.precision} error")
-        # In place: float64 takes twice the memory, so it comes last.
-        golden, certificate = record_golden(plain.double(), subject, example=order.example)
-        # Verifying reads the weights again, and twice.
-        del plain, module, layers, subject
-        write_golden(folder, golden)
-        manifest = _describe(order, graph, described, certificate, bundle.hash_files(folder))
-        bundle.write_manifest(folder, manifest)
-        report("verify     replay in ONNX Runtime without torch, and in onnx's ReferenceEvaluator")
-        verified = verify(folder, golden, manifest)
-        bundle.write_manifest(folder, _with_measured(manifest, verified))
-        report(f"publish    {place}")
-    return verified
-
-
-def _shortest(interface: Interface) -> NDArray[Any]:
-    """A sequence of a few zeros, to run a module of our own on."""
-    num_rows = min(3, interface.max_length) + interface.leading_row
-    if interface.num_features is None:
-        return np.zeros(num_rows, np.int64)
-    return np.zeros((num_rows, interface.num_features), np.float32)
-
-
-def _describe(
-    order: _Order,
-    graph: onnx.ModelProto,
-    layers: tuple[bundle.Layer, ...],
-    certificate: Certificate,
-    files: dict[str, str],
-) -> Manifest:
-    libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
-    versions = {}
-    for name in libraries:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return Manifest(
-        **vars(order.interface),
-        format_version=bundle.FORMAT_VERSION,
-        causal=all(layer.causal for layer in layers),
-        inputs=tuple(describe_tensor(entry) for entry in graph.graph.input),
-        outputs=tuple(describe_tensor(entry) for entry in graph.graph.output),
-        layers=layers,
-        provenance=Provenance(
-            checkpoint_sha256=order.sha256,
-            versions={"attnserve": attnserve.__version__, **versions},
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        ),
-        certificate=certificate,
-        portable=order.portable,
-        files=files,
-        card=order.card,
-        warnings=warnings_about(layers, order.interface),
-    )
-
-
-def _with_measured(manifest: Manifest, verified: Verified) -> Manifest:
-    certificate = manifest.certificate
-    return dataclasses.replace(
-        manifest,
-        certificate=dataclasses.replace(
-            certificate,
-            logits=dataclasses.replace(certificate.logits, measured=verified.logits),
-            maps=dataclasses.replace(certificate.maps, measured=verified.maps),
-        ),
-    )
+        built = build(order, folder, report)
+        report("publish", str(place))
+    return built.verified

@@ -1,6 +1,7 @@
 """Verifying a bundle before anyone sees it: `attnserve check` where torch cannot be imported, and a second reader."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,16 +24,26 @@ REFERENCE_MAX_ROWS = 40
 # The process imports from where this one does: PYTHONPATH may be missing there, or say otherwise.
 CHECK = """
 import sys
-folder, device, *sys.path = sys.argv[1:]
+folder, device, parent, *sys.path = sys.argv[1:]
 for name in ("torch", "onnx", "onnxscript"):
     sys.modules[name] = None  # makes `import name` fail
+from attnserve.lifeline import die_with
+die_with(int(parent))
 from attnserve.cli import main
 raise SystemExit(main(["check", folder, "--device", device, "--json"]))
 """
 
 
 class VerificationError(BundleError):
-    """An exported bundle does not answer as PyTorch does; nothing was published."""
+    """An exported bundle does not answer as PyTorch does; nothing was published.
+
+    Attributes:
+        report: what was measured, for people; empty if it did not come to that.
+    """
+
+    def __init__(self, message: str, *, report: str = "") -> None:
+        super().__init__(message if not report else f"{message}\n{report}")
+        self.message, self.report = message, report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +72,8 @@ def verify(folder: Path, golden: Golden, manifest: Manifest) -> Verified:
     if not reference <= allowed:
         raise VerificationError(
             f"onnx's ReferenceEvaluator differs from PyTorch float64 by {reference:.1e} in the logits; "
-            f"expected at most {allowed:.1e}; nothing was published"
+            f"expected at most {allowed:.1e}; nothing was published",
+            report="" if report is None else report["table"],
         )
     if report is None:
         table = "not replayed in ONNX Runtime: bfloat16 needs a CUDA device, and none can be used here"
@@ -74,7 +86,7 @@ def _replay(folder: Path, manifest: Manifest) -> Any:
     needs_cuda = manifest.certificate.precision == "bfloat16"
     device = "cuda" if needs_cuda else "cpu"
     # -P: not from the current folder, whatever lies there.
-    command = [sys.executable, "-P", "-c", CHECK, str(folder), device, *sys.path]
+    command = [sys.executable, "-P", "-c", CHECK, str(folder), device, str(os.getpid()), *sys.path]
     process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     try:
         report = json.loads(process.stdout)
@@ -84,7 +96,9 @@ def _replay(folder: Path, manifest: Manifest) -> Any:
         said = f"{process.stdout}{process.stderr}".strip()
         raise VerificationError(f"attnserve check ended with {process.returncode} on the new bundle: {said}") from None
     if process.returncode != 0:
-        raise VerificationError(f"the bundle does not answer as PyTorch does; nothing was published\n{report['table']}")
+        raise VerificationError(
+            "the bundle does not answer as PyTorch does; nothing was published", report=report["table"]
+        )
     return report
 
 

@@ -98,7 +98,7 @@ def test_the_same_weights_are_the_same_bytes(external: Path, export_tiny: Any) -
 
 
 def test_a_bound_is_a_bound(export_tiny: Any, bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnserve.export.job.verify", lambda *_: read_proof())
+    monkeypatch.setattr("attnserve.export.build.verify", lambda *_: read_proof())
     num_bytes = sum(len(tensor.raw_data) for tensor in onnx.load(bundles / "tiny" / "1" / MODEL_FILE).graph.initializer)
     assert not (export_tiny(max_inline_bytes=num_bytes) / MODEL_DATA_FILE).exists()
     assert (export_tiny(max_inline_bytes=num_bytes - 1) / MODEL_DATA_FILE).exists()

@@ -19,7 +19,7 @@ from torch import nn
 import attnserve
 from attnserve import bundle
 from attnserve.cli import main
-from attnserve.export import export_checkpoint, graph, job, verify
+from attnserve.export import build, export_checkpoint, graph, job, verify
 from attnserve.export.describe import describe_layers, hash_state, warnings_about
 from attnserve.export.subject import Subject
 from attnserve.golden import Golden, read_golden
@@ -164,14 +164,14 @@ def test_wrong_golden_is_never_published(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    recorded = job.record_golden
+    recorded = build.record_golden
 
     def spoil(*arguments: Any, **options: Any) -> tuple[Golden, bundle.Certificate]:
         golden, certificate = recorded(*arguments, **options)
         golden.maps[:, :, [0, 1]] = golden.maps[:, :, [1, 0]]
         return golden, certificate
 
-    monkeypatch.setattr(job, "record_golden", spoil)
+    monkeypatch.setattr(build, "record_golden", spoil)
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "aliases.json").write_text('{"active": 7}')
     assert main(["export", str(small_checkpoint), str(tmp_path / "small" / "1")]) == 1
@@ -197,7 +197,7 @@ def test_an_interrupted_export_leaves_nothing(
     def interrupt(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, step, interrupt)
+    monkeypatch.setattr(build, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_checkpoint(small_checkpoint, tmp_path / "small" / "1")
     assert list(tmp_path.iterdir()) == []
@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_line(
     def fill(folder: Path, golden: Golden) -> None:
         raise OSError(28, "No space left on device", str(folder / "golden.npz"))
 
-    monkeypatch.setattr(job, "write_golden", fill)
+    monkeypatch.setattr(build, "write_golden", fill)
     assert main(["export", str(small_checkpoint), str(tmp_path / "small" / "1")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("attnserve: destination: ")
@@ -281,7 +281,7 @@ def test_a_checkpoint_needs_no_card(small_checkpoint: Path, tmp_path: Path, monk
     source = Path(shutil.copytree(small_checkpoint, tmp_path / "checkpoint"))
     (source / "card.json").unlink()
     proof = verify.Verified(table="", logits=0.0, maps=0.0, reference_logits=0.0)
-    monkeypatch.setattr(job, "verify", lambda *arguments: proof)
+    monkeypatch.setattr(build, "verify", lambda *arguments: proof)
     export_checkpoint(source, tmp_path / "small" / "1")
     manifest = bundle.read_manifest(tmp_path / "small" / "1")
     assert manifest.card == {}
@@ -321,7 +321,7 @@ def test_value_norm_is_the_norm_through_the_projection(make_subject: Callable[..
 def test_golden_is_readable_where_it_was_written(
     small_bundle: Path, small_model: Transformer, make_subject: Callable[..., Subject]
 ) -> None:
-    golden, certificate = job.record_golden(copy.deepcopy(small_model).double(), make_subject(small_model))
+    golden, certificate = build.record_golden(copy.deepcopy(small_model).double(), make_subject(small_model))
     stored = read_golden(small_bundle)
     assert all(np.array_equal(vars(stored)[name], array) for name, array in vars(golden).items())
     assert bundle.read_manifest(small_bundle).certificate.logits.allowed == certificate.logits.allowed

@@ -1,0 +1,148 @@
+"""Building a bundle: from a module to a folder that is proven, but that nobody sees yet."""
+
+import copy
+import dataclasses
+import datetime
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from torch import nn
+
+import attnserve
+from attnserve import bundle
+from attnserve.bundle import Certificate, Manifest, Provenance
+from attnserve.export.arguments import find_submodules
+from attnserve.export.describe import describe_layers, describe_tensor, warnings_about
+from attnserve.export.golden import record_golden
+from attnserve.export.graph import build_graph, build_weights_graphs, save_graph
+from attnserve.export.subject import DTYPES, Subject, find_layers
+from attnserve.export.verify import Verified, verify
+from attnserve.golden import write_golden
+from attnserve.interface import Interface
+
+Report = Callable[[str, str], Any]
+"""Told the step that begins (of `attnserve.jobs.STEPS`) and what it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be exported, and how."""
+
+    module: nn.Module
+    interface: Interface
+    precision: str
+    portable: bool
+    card: dict[str, Any]
+    tokenizer: Path | None
+    sha256: dict[str, str]
+    """Of the files that the module was made of, by name."""
+    example: NDArray[Any] | None = None
+    blocks: Sequence[str] | None = None
+    projections: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A bundle that is whole and proven."""
+
+    manifest: Manifest
+    verified: Verified
+
+
+def build(order: Order, folder: Path, report: Report) -> Built:
+    """Write the whole bundle into an empty folder, and verify it."""
+    interface = order.interface
+    # Copies on the CPU: neither the module's precision nor its device may change under its owner.
+    plain = copy.deepcopy(order.module).cpu().float().eval()
+    module = copy.deepcopy(plain).to(DTYPES[order.precision])
+    layers = find_layers(
+        module,
+        interface,
+        _shortest(interface) if order.example is None else order.example,
+        blocks=find_submodules(module, "blocks", order.blocks),
+        projections=find_submodules(module, "projections", order.projections),
+    )
+    subject = Subject(module=module, interface=interface, layers=layers, precision=order.precision)
+    report("graph", "attention lowered to nodes of domain attnserve, function bodies, captures")
+    described = describe_layers(layers)
+    graph = build_graph(subject, described, portable=order.portable)
+    save_graph(graph, folder / bundle.MODEL_FILE)
+    (folder / "weights").mkdir()
+    for weighting in dict.fromkeys(layer.weighting for layer in described):
+        for path, small in build_weights_graphs(weighting, portable=order.portable).items():
+            save_graph(small, folder / path)
+    if order.tokenizer is not None:
+        shutil.copyfile(order.tokenizer, folder / bundle.TOKENIZER_FILE)
+    report("golden", f"PyTorch's float64 answers and its own {order.precision} error")
+    # In place: float64 takes twice the memory, so it comes last.
+    golden, certificate = record_golden(plain.double(), subject, example=order.example)
+    # Verifying reads the weights again, and twice.
+    del plain, module, layers, subject
+    write_golden(folder, golden)
+    manifest = _describe(order, graph, described, certificate, bundle.hash_files(folder))
+    bundle.write_manifest(folder, manifest)
+    report("verify", "replay in ONNX Runtime without torch, and in onnx's ReferenceEvaluator")
+    verified = verify(folder, golden, manifest)
+    manifest = _with_measured(manifest, verified)
+    bundle.write_manifest(folder, manifest)
+    return Built(manifest=manifest, verified=verified)
+
+
+def _shortest(interface: Interface) -> NDArray[Any]:
+    """A sequence of a few zeros, to run a module of our own on."""
+    num_rows = min(3, interface.max_length) + interface.leading_row
+    if interface.num_features is None:
+        return np.zeros(num_rows, np.int64)
+    return np.zeros((num_rows, interface.num_features), np.float32)
+
+
+def _describe(
+    order: Order,
+    graph: onnx.ModelProto,
+    layers: tuple[bundle.Layer, ...],
+    certificate: Certificate,
+    files: dict[str, str],
+) -> Manifest:
+    libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
+    versions = {}
+    for name in libraries:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return Manifest(
+        **vars(order.interface),
+        format_version=bundle.FORMAT_VERSION,
+        causal=all(layer.causal for layer in layers),
+        inputs=tuple(describe_tensor(entry) for entry in graph.graph.input),
+        outputs=tuple(describe_tensor(entry) for entry in graph.graph.output),
+        layers=layers,
+        provenance=Provenance(
+            checkpoint_sha256=order.sha256,
+            versions={"attnserve": attnserve.__version__, **versions},
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        ),
+        certificate=certificate,
+        portable=order.portable,
+        files=files,
+        card=order.card,
+        warnings=warnings_about(layers, order.interface),
+    )
+
+
+def _with_measured(manifest: Manifest, verified: Verified) -> Manifest:
+    certificate = manifest.certificate
+    return dataclasses.replace(
+        manifest,
+        certificate=dataclasses.replace(
+            certificate,
+            logits=dataclasses.replace(certificate.logits, measured=verified.logits),
+            maps=dataclasses.replace(certificate.maps, measured=verified.maps),
+        ),
+    )
