@@ -16,6 +16,10 @@ MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_BYTES = {CONFIG_FILE: MAX_JSON_BYTES, CARD_FILE: MAX_JSON_BYTES, TOKENIZER_FILE: MAX_TOKENIZER_BYTES}
 """Of those that are read into memory as they are."""
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+CONVERT_PICKLE = (
+    "which runs code when loaded: convert it where you trust it, "
+    "with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+)
 
 
 class FolderError(ValueError):
@@ -61,12 +65,7 @@ def pin_folder(folder: str, allowed: Sequence[str | os.PathLike[str]]) -> dict[s
 def explain_pickle(names: Iterable[str]) -> str:
     """What to do with a pickle, to be said after an error, if one of these is the name of one; else nothing."""
     pickles = sorted(name for name in names if name.endswith(PICKLES))
-    return (
-        f"; {pickles[0][:64]} is a pickle, which runs code when loaded: convert it where you trust it, "
-        "with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
-        if pickles
-        else ""
-    )
+    return f"; {pickles[0][:64]} is a pickle, {CONVERT_PICKLE}" if pickles else ""
 
 
 def _is_within(path: str, roots: Sequence[str]) -> bool:

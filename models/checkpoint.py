@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 
 from attnserve.bundle import TOKENIZER_FILE
 from attnserve.checkpoint_files import CARD_FILE, CONFIG_FILE, MAX_JSON_BYTES, WEIGHTS_FILE, explain_pickle
-from attnserve.models.config import TransformerConfig
+from attnserve.models.config import MAX_LAYERS, TransformerConfig
 from attnserve.models.transformer import Transformer
+from attnserve.models.weights import WeightsError, check_head
 from attnserve.records import RecordError, from_json, read_text, to_json
 from attnserve.text import read_tokenizer
 
@@ -74,11 +75,17 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).exists() else {}
     except RecordError as error:
         raise CheckpointError(str(error)) from None
+    layers = document.get("attention")
+    if isinstance(layers, list) and len(layers) > MAX_LAYERS:
+        # Before each of them is looked at: 16 MiB hold millions.
+        expected = f"expected 1 to {MAX_LAYERS} entries, one per layer"
+        raise CheckpointError(f"{folder / CONFIG_FILE}: attention: {expected}, got {len(layers)}")
     try:
         config = from_json(TransformerConfig, document)
     except RecordError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from None
     tokenizer = _check_tokenizer(folder / TOKENIZER_FILE, config)
+    _check_weights(folder)
     # On the meta device nothing is drawn or allocated: initial weights would be thrown away, an orthogonal table of
     # 4096 steps takes seconds to make, and a config larger than its tensors is refused instead of exhausting memory.
     with torch.device("meta"):
@@ -110,11 +117,19 @@ def _read_json(path: Path) -> Any:
     return document
 
 
-def _read_tensors(folder: Path, model: Transformer) -> dict[str, torch.Tensor]:
+def _check_weights(folder: Path) -> None:
     path = folder / WEIGHTS_FILE
     if not path.exists():
         hint = explain_pickle(os.listdir(folder) if folder.is_dir() else ())
         raise CheckpointError(f"{path}: no such file{hint}")
+    try:
+        check_head(path)
+    except (WeightsError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+
+
+def _read_tensors(folder: Path, model: Transformer) -> dict[str, torch.Tensor]:
+    path = folder / WEIGHTS_FILE
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -124,7 +139,7 @@ def _read_tensors(folder: Path, model: Transformer) -> dict[str, torch.Tensor]:
         if name not in tensors:
             raise CheckpointError(f"{path}: {name}: missing; expected shape {list(expected[name].shape)}")
         if name not in expected:
-            raise CheckpointError(f"{path}: {name}: unknown tensor; the config names none of that name")
+            raise CheckpointError(f"{path}: {name:.200}: unknown tensor; the config names none of that name")
         if tensors[name].shape != expected[name].shape:
             raise CheckpointError(
                 f"{path}: {name}: expected shape {list(expected[name].shape)}, got {list(tensors[name].shape)}"

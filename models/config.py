@@ -15,6 +15,8 @@ FORMAT_VERSION = 1
 POSITIONS = ("orthogonal", "learned", "sinusoidal", "rotary", "none")
 ADDED_POSITIONS = ("orthogonal", "learned", "sinusoidal")
 NORMS = ("pre", "post")
+MAX_LAYERS = 1024
+"""Making a layer takes time and memory before a number of it is read, and a config may ask for millions."""
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 
 
@@ -115,8 +117,8 @@ class TransformerConfig:
             raise ValueError(f"num_key_heads: expected a divisor of num_heads {self.num_heads}, got {self.key_heads}")
 
     def _check_layers(self) -> None:
-        if not self.attention:
-            raise ValueError("attention: expected one entry per layer, got none")
+        if not 1 <= len(self.attention) <= MAX_LAYERS:
+            raise ValueError(f"attention: expected 1 to {MAX_LAYERS} entries, one per layer, got {len(self.attention)}")
         for index, layer in enumerate(self.attention):
             if layer.variant != "elliptical":
                 continue

@@ -50,7 +50,7 @@ WRONG_VALUES = {
     "mlp_ratio": (*NO_POSITIVE, None, 1e300, 0.3),
     "norm_epsilon": (*NO_POSITIVE, None),
     "labels": ([], ["a"] * 2, "ab", [1], True),
-    "attention": ([], {}, None, [None], ["dot_product"]),
+    "attention": ([], [{}] * 1025, {}, None, [None], ["dot_product"]),
 }
 WRONG_VALUES_OF_A_LAYER = {
     "variant": (*NO_NAME, None),

@@ -86,7 +86,8 @@ def elliptical(scope: str) -> AttentionConfig:
         ({"labels": ("a", "b")}, "labels: expected 7 (vocabulary_size), got 2"),
         ({"labels": tuple("abcdefa")}, "labels: expected distinct names, got duplicates"),
         ({"labels": ("a", "\ud800", *"bcdef")}, "labels[1]: expected text that UTF-8 can encode, got '\\ud800'"),
-        ({"attention": ()}, "attention: expected one entry per layer, got none"),
+        ({"attention": ()}, "attention: expected 1 to 1024 entries, one per layer, got 0"),
+        ({"attention": (AttentionConfig(),) * 1025}, "attention: expected 1 to 1024 entries, one per layer, got 1025"),
         ({"attention": (elliptical("prefix"),)}, "attention[0].variant: elliptical attention needs the values"),
         (
             {"attention": (DOT_PRODUCT, elliptical("sequence"))},

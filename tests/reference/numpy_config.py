@@ -44,7 +44,7 @@ def boolean(value: Any) -> bool:
 
 
 def objects(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(entry, dict) for entry in value)
+    return isinstance(value, list) and 1 <= len(value) <= 1024 and all(isinstance(entry, dict) for entry in value)
 
 
 def distinct_names(value: Any) -> bool:
