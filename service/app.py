@@ -11,13 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import attnserve
+from attnserve.machine import count_cores, memory_limit
 from attnserve.service import routes
 from attnserve.service.access import Access
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.guard import SCHEMES
 from attnserve.service.keyring import Keyring
-from attnserve.service.machine import count_cores, memory_limit
 from attnserve.service.metrics import Metrics
 from attnserve.service.oip import repository as oip_repository
 from attnserve.service.oip import routes as oip

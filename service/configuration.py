@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import PydanticBaseSettingsSource, SettingsConfigDict
 
+from attnserve.flags import ENV_PREFIX, add_flags, explain, flag_of, read_flags
 from attnserve.service.document import read_document
-from attnserve.service.settings import ENV_PREFIX, Settings
+from attnserve.service.settings import Settings
 
 CONFIG, CONFIG_VARIABLE = "--config", f"{ENV_PREFIX}CONFIG"
 # What is said of their values is chosen by whoever reads them: nothing of a secret is shown.
@@ -38,13 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"settings in YAML, by the names of these flags: `max_queue: 100` ({CONFIG_VARIABLE}). "
         "Flags win over the environment, the environment over the file",
     )
-    for name, field in Settings.model_fields.items():
-        parser.add_argument(
-            flag_of(name),
-            default=argparse.SUPPRESS,
-            metavar=name.upper(),
-            help=f"{field.description} (default: {default_of(name)})".replace("%", "%%"),
-        )
+    add_flags(parser, Settings)
 
 
 def spell_out(arguments: Sequence[str]) -> list[str]:
@@ -67,14 +62,8 @@ def read_settings(parsed: argparse.Namespace | None = None) -> Settings:
     Raises:
         ValueError: names the setting, or the file and the setting; what was expected and what came.
     """
-    given: dict[str, Any] = {} if parsed is None else vars(parsed)
-    flags = {name: given[name] for name in Settings.model_fields if name in given}
-    try:
-        settings = Settings(**flags)
-    except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0]).lower().removeprefix(ENV_PREFIX.lower())
-        raise ValueError(f"{flag_of(name)} ({ENV_PREFIX}{name.upper()}): {_explain(error, name)}") from None
-    path = given.get("config") or os.environ.get(CONFIG_VARIABLE)
+    settings = read_flags(parsed, Settings, secret=SECRET)
+    path = getattr(parsed, "config", None) or os.environ.get(CONFIG_VARIABLE)
     if not path:
         return settings
     from_file = _read_file(Path(path))
@@ -86,35 +75,6 @@ def describe_settings(settings: Settings) -> dict[str, Any]:
     """Every setting by name, for the log. Of keys, only who has them."""
     values = {name: getattr(settings, name) for name in Settings.model_fields}
     return {**values, "keys": [key.name for key in settings.keys]}
-
-
-def flag_of(name: str) -> str:
-    """The command-line flag of a setting."""
-    return "--" + name.replace("_", "-")
-
-
-def default_of(name: str) -> str:
-    """The default of a setting in words."""
-    default = Settings.model_fields[name].default
-    if isinstance(default, bool):
-        return str(default).lower()
-    return "none" if default in ("", (), {}) else str(default)
-
-
-def settings_table() -> str:
-    """The settings as a markdown table, for docs/settings.md."""
-    properties = Settings.model_json_schema()["properties"]
-    lines = ["| flag | environment | default | accepts | meaning |", "| --- | --- | --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
-        cells = (
-            f"`{flag_of(name)}`",
-            f"`{ENV_PREFIX}{name.upper()}`",
-            f"`{default_of(name)}`",
-            _describe_bounds(properties[name]),
-            field.description,
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
 
 
 def _read_file(path: Path) -> _FileSettings:
@@ -138,24 +98,4 @@ def _read_file(path: Path) -> _FileSettings:
         return _FileSettings(**document)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        raise ValueError(f"{path}: {name}: {_explain(error, name)}") from None
-
-
-def _explain(error: ValidationError, name: str) -> str:
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, ValueError):
-        return str(cause)
-    return first["msg"].lower() + ("" if name in SECRET else f", got {first['input']!r}")
-
-
-def _describe_bounds(schema: dict[str, Any]) -> str:
-    if "accepts" in schema:
-        return str(schema["accepts"])
-    if schema["type"] == "boolean":
-        return "`true`, `false`"
-    if "enum" in schema:
-        return ", ".join(f"`{choice}`" for choice in schema["enum"])
-    words = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
-    bounds = [f"{words[key]} {schema[key]}" for key in words if key in schema]
-    return " ".join([str(schema["type"]), *bounds])
+        raise ValueError(f"{path}: {name}: {explain(error, is_secret=name in SECRET)}") from None

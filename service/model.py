@@ -10,10 +10,10 @@ from pathlib import Path
 import orjson
 
 from attnserve.bundle import TOKENIZER_FILE, BundleError, Manifest
+from attnserve.machine import count_cores, free_memory, memory_limit
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
 from attnserve.service.engine import Engine
-from attnserve.service.machine import count_cores, free_memory, memory_limit
 from attnserve.service.observer import Observer, Observers
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings

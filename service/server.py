@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from attnserve.logs import set_up_logs
+from attnserve.machine import bound_malloc
 from attnserve.runtime import NO_DEVICE, DeviceError, explain_no_cuda
 from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.configuration import describe_settings, read_settings
-from attnserve.service.logs import set_up_logs
-from attnserve.service.machine import bound_malloc
 from attnserve.service.metrics import Metrics
 from attnserve.service.settings import Settings
 

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from attnserve.flags import ENV_PREFIX
 from attnserve.records import from_json
 from attnserve.service.cost import Cost
 from attnserve.service.keys import Key, parse_keys
 
-ENV_PREFIX = "ATTNSERVE_"
 KIB, MIB = 1024, 1024 * 1024
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnserve.bundle import Manifest
+from attnserve.machine import memory_limit
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
 from attnserve.service.cost import Cost
 from attnserve.service.engine import Answer, Engine, Feeds, Job, form_feeds, make_sequence
-from attnserve.service.machine import memory_limit
 from attnserve.service.tuning import Tuner
 
 NUM_SEQUENCES = 64

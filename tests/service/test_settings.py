@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from attnserve.cli import main
-from attnserve.service.configuration import add_arguments, flag_of, read_settings, settings_table, spell_out
+from attnserve.flags import flag_of, settings_table
+from attnserve.service.configuration import add_arguments, read_settings, spell_out
 from attnserve.service.cost import Cost
 from attnserve.service.settings import Settings
 
@@ -81,7 +82,7 @@ def test_every_setting_says_what_it_does(name):
     description = Settings.model_fields[name].description
     assert description
     assert description.endswith(".")
-    (row,) = [row for row in settings_table().splitlines() if row.startswith(f"| `{flag_of(name)}` |")]
+    (row,) = [row for row in settings_table(Settings).splitlines() if row.startswith(f"| `{flag_of(name)}` |")]
     cells = [cell.strip() for cell in row.strip("|").split(" | ")]
     assert all(cells)
     flag, variable, _, _, meaning = cells
@@ -160,4 +161,4 @@ def test_help_lists_every_setting(capsys):
 
 def test_the_table_of_settings_is_the_one_the_code_prints():
     page = PAGE.read_text("utf-8")
-    assert page.split("<!-- settings -->\n")[1].split("<!-- /settings -->")[0] == settings_table()
+    assert page.split("<!-- settings -->\n")[1].split("<!-- /settings -->")[0] == settings_table(Settings)

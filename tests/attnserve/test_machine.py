@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from attnserve.service import machine
-from attnserve.service.machine import count_cores, free_memory, memory_limit
+from attnserve import machine
+from attnserve.machine import count_cores, free_memory, memory_limit
 
 PAGE = 4096
 
@@ -104,7 +104,7 @@ def test_free_memory_of_this_machine():
 def test_memory_that_is_freed_goes_back_to_the_system():
     # Blocks below what glibc would learn to keep, freed while something lives above them.
     code = (
-        "import sys; from attnserve.service.machine import bound_malloc\n"
+        "import sys; from attnserve.machine import bound_malloc\n"
         "bound_malloc() if sys.argv[1] == 'bound' else None\n"
         "resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
         "before, kept = resident(), []\n"

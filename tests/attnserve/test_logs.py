@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from attnserve.service.logs import JsonFormatter
+from attnserve.logs import JsonFormatter
 
 
 def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
