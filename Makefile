@@ -66,7 +66,7 @@ typecheck: install ## mypy --strict
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --target build/types .
 	@cd build/types; for sources in '-p attnserve' ../../examples; do \
 	  ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache $$sources \
-	    | sed -E 's#^attnserve/(models|export|service)/#\1/#; s#^(\.\./)+##'; \
+	    | sed -E 's#^attnserve/(models|export|service|worker)/#\1/#; s#^(\.\./)+##'; \
 	done
 
 bench: install ## Measure the engine against bare ONNX Runtime: ARGS="..."

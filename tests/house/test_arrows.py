@@ -14,6 +14,7 @@ FOLDERS = {
     "models": "attnserve.models",
     "export": "attnserve.export",
     "service": "attnserve.service",
+    "worker": "attnserve.worker",
 }
 FRONT_DOOR = {"attnserve.__main__", "attnserve.cli"}
 
@@ -55,13 +56,16 @@ ARROWS = {
     ),
     "attnserve.sweep": Arrows(at_import={"attnserve.bundle", "attnserve.checkpoints"}, when_called=set()),
     "attnserve.upload": Arrows(at_import={"attnserve.checkpoints", "attnserve.publish"}, when_called=set()),
+    "attnserve.flags": Arrows(at_import={"pydantic", "pydantic_settings"}, when_called=set()),
     "attnserve.interface": Arrows(at_import={"attnserve.records"}, when_called=set()),
+    "attnserve.logs": Arrows(at_import={"orjson"}, when_called=set()),
     "attnserve.text": Arrows(at_import=SPINE | {"numpy"}, when_called={"tokenizers"}),
     "attnserve.records": Arrows(at_import=set(), when_called=set()),
     "attnserve.__main__": Arrows(at_import={"attnserve.cli"}, when_called=set()),
     "attnserve.cli": Arrows(
         at_import=SPINE,
-        when_called={"attnserve.models", "attnserve.export", "attnserve.service", "numpy", "onnxruntime"},
+        when_called={"attnserve.models", "attnserve.export", "attnserve.service", "attnserve.worker"}
+        | {"numpy", "onnxruntime"},
     ),
     "attnserve.models": Arrows(
         at_import=SPINE | {"attnserve.models", "jaxtyping", "numpy", "safetensors", "tokenizers", "torch", "tqdm"},
@@ -79,6 +83,10 @@ ARROWS = {
         | {"pydantic", "pydantic_core"}
         | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn", "yaml"},
         when_called=set(),
+    ),
+    # Never torch, onnx, models or export: what a checkpoint does to a process, it does to another one.
+    "attnserve.worker": Arrows(
+        at_import=SPINE | {"attnserve.worker", "dbos", "pydantic", "pydantic_settings", "sqlalchemy"}, when_called=set()
     ),
     # The extra `tracing`: whoever gives no collector runs without it.
     "attnserve.service.tracing": Arrows(
@@ -145,6 +153,8 @@ def test_imports_follow_the_arrows(module):
         ("attnserve.golden", "import onnxruntime"),
         ("attnserve.bundle", "import numpy"),
         ("attnserve.cli", "from attnserve.export import export_bundle"),
+        ("attnserve.worker.build", "from attnserve.export.child import main"),
+        ("attnserve.worker.build", "def build():\n    import torch"),
     ],
 )
 def test_a_wrong_arrow_is_found(module, source):

@@ -13,7 +13,7 @@ PAGES = [
     *sorted(ROOT.glob("*.md")),
     *(page for folder in ("docs", "examples") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
-OURS = "attnserve|benchmarks|checkpoints|docs|examples|export|gateway|kernels|models|service|soak|tests"
+OURS = "attnserve|benchmarks|checkpoints|docs|examples|export|gateway|kernels|models|service|soak|tests|worker"
 # The variant that CONTRIBUTING.md adds.
 EXAMPLE = "cosine"
 

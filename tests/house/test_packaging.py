@@ -47,7 +47,7 @@ def test_editable_install_maps_to_the_tree(package):
     assert Path(importlib.import_module(package).__file__) == expected
 
 
-@pytest.mark.parametrize("name", ["models", "export", "service"])
+@pytest.mark.parametrize("name", ["models", "export", "service", "worker"])
 def test_folder_is_not_importable_by_its_bare_name(name):
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module(name)

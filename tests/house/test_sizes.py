@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 300
 SOURCES = [
     path
-    for folder in ("attnserve", "models", "export", "service", "benchmarks", "examples", "soak")
+    for folder in ("attnserve", "models", "export", "service", "worker", "benchmarks", "examples", "soak")
     for path in (ROOT / folder).rglob("*.py")
 ]
 
