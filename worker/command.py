@@ -42,13 +42,13 @@ def run(parsed: argparse.Namespace) -> int:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     places = find_places(Path(parsed.repository), settings)
     set_up_logs(settings.log_level, settings.log_format)
-    described = {name: value for name, value in settings.model_dump().items() if name not in SECRET}
-    text = ", ".join(f"{name}={value}" for name, value in described.items())
-    log.info("settings: %s", text, extra={"settings": described})
     limits = Limits(seconds=settings.max_export_seconds, num_bytes=settings.max_export_bytes or memory_limit() * 3 // 4)
     with hold_name(places.checkpoints, settings.name, socket.gethostname()) as name:
         url = locate_database(places.repository, settings.database_url)
         engine = open_database(url)
+        described = {name: value for name, value in settings.model_dump().items() if name not in SECRET}
+        text = ", ".join(f"{name}={value}" for name, value in described.items())
+        log.info("settings: %s", text, extra={"settings": described})
         worker = Worker(engine=engine, url=url, name=name, places=places, builder=Builder(limits=limits))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: worker.stop())

@@ -12,7 +12,7 @@ class Held:
 
     id: str
     version: str | None
-    """Of DBOS's application, which is the job format of the release that took it up or was asked for it."""
+    """Of DBOS's application: the job format of the release that ordered it."""
     worker: str | None
     """Who runs it; None if it waits."""
 
@@ -22,9 +22,9 @@ class Orphans:
     """What a worker may take over."""
 
     outdated: frozenset[str]
-    """Jobs of older formats, for which no worker is left."""
+    """Jobs of an older format, of which no worker is left."""
     workers: frozenset[str]
-    """Dead ones whose jobs wait for somebody to take them up."""
+    """Dead ones that have jobs."""
 
 
 def find_orphans(jobs: Iterable[Held], alive: Iterable[Lease], *, format: int) -> Orphans:
@@ -33,15 +33,19 @@ def find_orphans(jobs: Iterable[Held], alive: Iterable[Lease], *, format: int) -
     Args:
         jobs: all that have not ended.
         alive: leases of those that are alive.
-        format: of the worker that asks; jobs of newer ones are none of its business.
+        format: of the worker that asks. Newer ones are none of its business, nor older ones as long as there is a
+            worker of that format.
     """
     names, formats = {lease.name for lease in alive}, {str(lease.format) for lease in alive}
-    ours = [job for job in jobs if job.version is None or _is_at_most(job.version, format)]
-    lost = [job for job in ours if job.worker is not None and job.worker not in names]
-    waiting = [job for job in ours if job.worker is None and job.version not in {None, *formats}]
-    outdated = {job.id for job in (*lost, *waiting) if job.version != str(format)}
-    return Orphans(outdated=frozenset(outdated), workers=frozenset(job.worker for job in lost if job.worker))
-
-
-def _is_at_most(version: str, format: int) -> bool:
-    return version.isdecimal() and int(version) <= format
+    outdated, dead = set(), set()
+    for job in jobs:
+        if job.version is None or not job.version.isdecimal() or int(job.version) > format:
+            continue
+        is_ours = job.version == str(format)
+        if not is_ours and job.version in formats:
+            continue
+        if not is_ours and job.worker not in names:
+            outdated.add(job.id)
+        if job.worker is not None and job.worker not in names:
+            dead.add(job.worker)
+    return Orphans(outdated=frozenset(outdated), workers=frozenset(dead))

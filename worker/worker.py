@@ -67,7 +67,7 @@ class Worker:
         self._watch = Watch(patience_s=rhythm.patience_s)
         self._exporter = Exporter(name=name, places=places, builder=builder)
         self._swept_at = -rhythm.sweep_s
-        self._idle: frozenset[str] = frozenset()
+        self._lost: dict[str, float] = {}
         self._stopping = threading.Event()
         self._rounds = threading.Thread(target=self._go_round, name="rounds", daemon=True)
 
@@ -136,9 +136,7 @@ class Worker:
             log.info("worker %s: takes over from an older release: %s", self._name, ", ".join(sorted(orphans.outdated)))
             take_over(self._engine, orphans.outdated, str(JOB_FORMAT))
         dead = set(orphans.workers)
-        # A job that is this worker's, but that no thread of it has been at for two rounds, has lost its thread.
-        before, self._idle = self._idle, frozenset(job.id for job in active if job.worker == self._name)
-        if not self._exporter.running and before & self._idle:
+        if self._has_lost_one(active):
             dead.add(self._name)
         if dead:
             log.info("worker %s: adopts the jobs of %s", self._name, ", ".join(sorted(dead)))
@@ -146,6 +144,15 @@ class Worker:
         for lease in leases:
             if not alive[lease.name]:
                 self._leases.release(lease)
+
+    def _has_lost_one(self, active: Collection[Held]) -> bool:
+        """Whether there is a job of this worker's that no thread of it is at: one that ended with the database away."""
+        now = time.monotonic()
+        idle = {job.id for job in active if job.worker == self._name} - self._exporter.running
+        self._lost = {job: self._lost.get(job, now) for job in idle}
+        # All of a worker's jobs are recovered, or none.
+        is_idle = not self._exporter.running
+        return is_idle and any(now - since > self._rhythm.patience_s for since in self._lost.values())
 
     def _sweep(self) -> None:
         if time.monotonic() - self._swept_at >= self._rhythm.sweep_s:

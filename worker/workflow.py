@@ -91,6 +91,9 @@ class Exporter:
         Raises:
             Abandoned: it is to be left alone.
         """
+        if re.fullmatch(JOB, job) is None:
+            # It would be the name of folders, which are removed afterwards.
+            return to_json(_fail("fetch", f"id: expected at most 64 letters, digits, '_' and '-', got {job[:80]!r}"))
         with self._at(job):
             outcome = self._export(job, document)
             self._places.clear(job)
@@ -99,7 +102,7 @@ class Exporter:
 
     def _export(self, job: str, document: dict[str, Any]) -> Outcome:
         try:
-            order = read_order(job, document)
+            order = read_order(document)
         except StepError as error:
             return _fail("fetch", str(error))
         check = self._watch_owner(job)
@@ -224,14 +227,12 @@ class Exporter:
         return reason
 
 
-def read_order(job: str, document: Any) -> ExportOrder:
+def read_order(document: Any) -> ExportOrder:
     """The order of a job.
 
     Raises:
-        StepError: it is of another release's format, or no order; or no folder could have the job's name.
+        StepError: it is of another release's format, or no order.
     """
-    if re.fullmatch(JOB, job) is None:
-        raise StepError(f"id: expected at most 64 letters, digits, '_' and '-', got {job[:80]!r}")
     found = document.get("format") if isinstance(document, dict) else None
     if found != JOB_FORMAT:
         raise StepError(f"format: this release runs jobs of format {JOB_FORMAT}, got {found!r:.40}; ask for it again")
