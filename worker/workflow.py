@@ -73,7 +73,8 @@ class Exporter:
         """Tell DBOS of the workflow, before it is launched."""
 
         def export(document: dict[str, Any]) -> dict[str, Any]:
-            return self.run(str(DBOS.workflow_id), document)
+            outcome: dict[str, Any] = to_json(self.run(str(DBOS.workflow_id), document))
+            return outcome
 
         DBOS.workflow(
             name=WORKFLOW,
@@ -85,20 +86,20 @@ class Exporter:
         """Let go of the job at hand, and take up no other."""
         self._stopping.set()
 
-    def run(self, job: str, document: dict[str, Any]) -> dict[str, Any]:
-        """One job, from an order as JSON to an outcome as JSON.
+    def run(self, job: str, document: dict[str, Any]) -> Outcome:
+        """One job; `document` is its order as JSON.
 
         Raises:
             Abandoned: it is to be left alone.
         """
         if re.fullmatch(JOB, job) is None:
             # It would be the name of folders, which are removed afterwards.
-            return to_json(_fail("fetch", f"id: expected at most 64 letters, digits, '_' and '-', got {job[:80]!r}"))
+            return _fail("fetch", f"id: expected at most 64 letters, digits, '_' and '-', got {job[:80]!r}")
         with self._at(job):
             outcome = self._export(job, document)
             self._places.clear(job)
             log.info("export %s: %s%s", job, outcome.state, f" in {outcome.step}" if outcome.step else "")
-            return to_json(outcome)
+            return outcome
 
     def _export(self, job: str, document: dict[str, Any]) -> Outcome:
         try:
