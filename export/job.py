@@ -22,7 +22,6 @@ from attnserve.publish import check_destination, publishing
 from attnserve.text import read_tokenizer
 
 
-
 def export_checkpoint(
     checkpoint: str | os.PathLike[str],
     destination: str | os.PathLike[str],

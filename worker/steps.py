@@ -5,20 +5,18 @@ So each may be repeated, after a crash at any moment. Nothing here knows of the 
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from attnserve.bundle import MANIFEST_FILE, BundleError, hash_file
+from attnserve.checkpoint_files import FILES
+from attnserve.checkpoints import Checkpoints, UnknownError, is_sha256
 from attnserve.jobs import ExportOrder
 from attnserve.publish import ExportError, check_destination, publish
 from attnserve.repository import ALIASES_FILE, Repository, find_versions
 from attnserve.worker.places import Places
 
-# What uploads are called: by their sha256.
-BLOBS_FOLDER = ".blobs"
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "card.json")
 CHUNK_BYTES = 4 * 1024 * 1024
 
 Check = Callable[[], None]
@@ -43,13 +41,17 @@ def fetch(order: ExportOrder, job: str, places: Places, check: Check) -> None:
     except ExportError as error:
         raise StepError(str(error)) from None
     for name, sha256 in order.files.items():
-        if name not in FILES or re.fullmatch(r"[0-9a-f]{64}", sha256) is None:
+        if name not in FILES or not is_sha256(sha256):
             raise StepError(f"files: expected a sha256 for some of {', '.join(FILES)}, got {name[:40]!r}")
     work.mkdir(parents=True)
     for name, sha256 in order.files.items():
-        source = Path(order.checkpoint) / name if order.is_path else places.checkpoints / BLOBS_FOLDER / sha256
         try:
-            found = _copy(source, work / name, check) if order.is_path else _link(source, work / name, check)
+            if order.is_path:
+                found = _copy(Path(order.checkpoint) / name, work / name, check)
+            else:
+                found = _link(Checkpoints(places.checkpoints).locate_blob(sha256), work / name, check)
+        except UnknownError:
+            raise StepError(f"checkpoint: {name}: the upload is gone; upload it again") from None
         except OSError as error:
             raise StepError(f"checkpoint: {name}: cannot be read any more: {error.strerror or error}") from None
         if found != sha256:

@@ -93,7 +93,7 @@ def test_an_upload_is_taken_by_its_hash(jobs, places, ask):
         ({"files": {"config.json": "../../x"}}, "fetch", "files: expected a sha256 for some of config.json, "),
         ({"files": {"config.json": "0" * 64}}, "fetch", "checkpoint: config.json: expected sha256 0000"),
         ({"files": {"card.json": "0" * 64}}, "fetch", "checkpoint: card.json: cannot be read any more"),
-        ({"checkpoint": "gone"}, "fetch", "checkpoint: config.json: cannot be read any more"),
+        ({"checkpoint": "gone"}, "fetch", "checkpoint: config.json: the upload is gone; upload it again"),
     ],
     ids=["name", "hash", "changed", "missing", "no upload"],
 )
