@@ -1,62 +1,48 @@
-"""Answers: what a request becomes on the wire, as JSON, safetensors or npz."""
+"""Answers: what a request becomes before and when it is written in a format."""
 
-import io
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import orjson
 from fastapi import Response
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
+from attnserve.bundle import Manifest
 from attnserve.service.engine import Answer
+from attnserve.service.formats.coding import SCALE, code
+from attnserve.service.formats.headers import describe_array, describe_coding, describe_layers, describe_selection
+from attnserve.service.formats.negotiation import JSON, PNG
+from attnserve.service.formats.picture import MAX_PANELS, Panel, draw_panels
+from attnserve.service.formats.respond import respond
+from attnserve.service.formats.tensors import Written, write_tensors
 from attnserve.service.prediction import render_prediction
 from attnserve.service.preprocess import PredictRequest
-from attnserve.service.problems import NotAcceptable
+from attnserve.service.problems import Invalid, TooLarge
 from attnserve.service.selection import Selection
 from attnserve.service.sequences import Reader
 
-JSON, SAFETENSORS, NPZ = "application/json", "application/x-safetensors", "application/x-npz"
-EVENTS = "text/event-stream"
-FORMATS = (JSON, SAFETENSORS, NPZ)
-
 Arrays = list[dict[str, NDArray[np.floating[Any]]]]
 
-
-def choose_format(accept: str | None, formats: Sequence[str] = FORMATS) -> str:
-    """The media type to answer with: the highest q-value wins, then the client's order, then ours.
-
-    Args:
-        accept: the `Accept` header. Of several entries that fit a format, the most specific one speaks for it.
-        formats: what this answer can be written as.
-
-    Raises:
-        NotAcceptable: none of them is wanted.
-    """
-    if not accept or accept == "*/*":
-        return formats[0]
-    entries = [_parse_range(entry) for entry in accept.split(",")]
-    best, best_rank = None, (0.0, 0)
-    for media_type in formats:
-        for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
-            ranks = [(quality, -place) for place, (name, quality) in enumerate(entries) if name == media_range]
-            if ranks:
-                if max(ranks)[0] > 0 and (best is None or max(ranks) > best_rank):
-                    best, best_rank = media_type, max(ranks)
-                break
-    if best is None:
-        raise NotAcceptable.about("Accept", f"expected one of {', '.join(formats)}, got {accept[:100]!r}")
-    return best
+AXES = ("layer", "head", "query", "key")
 
 
-def _parse_range(entry: str) -> tuple[str, float]:
-    """Media range and q-value of one entry of `Accept`; one that cannot be read has a q-value of 0."""
-    media_range, *parameters = (part.strip().lower() for part in entry.split(";"))
-    text = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-    # RFC 9110: at most three digits. `float` would also take "nan", "inf" and "1_0".
-    return media_range, float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) else 0.0
+# Without a repr: it is user data.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Content:
+    """What an answer says about attention."""
+
+    document: dict[str, Any]
+    """The part that is JSON in every format."""
+    arrays: Arrays
+    """Per sequence, by name, in float32."""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its arrays."""
+        return sum(array.nbytes for by_name in self.arrays for array in by_name.values())
 
 
 def describe_answer(
@@ -88,59 +74,110 @@ def describe_answer(
     return document
 
 
-def render_json(document: dict[str, Any], request: PredictRequest, arrays: Arrays | None) -> Response:
-    """Everything as JSON; numbers are float32 in shortest exact form, never rounded."""
-    if arrays is not None:
-        assert request.attention is not None
-        entries = _list_maps if request.attention.quantity == "weights" else _list_diagnostics
-        key = "maps" if request.attention.quantity == "weights" else "diagnostics"
-        document = {**document, key: entries(document, request.attention, arrays)}
-    return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON)
+def describe_headers(manifest: Manifest, attention: Selection) -> dict[str, str]:
+    """The same about the arrays in short, for whoever reads no body."""
+    selected = {"layers": attention.layers, "heads": attention.heads}
+    if len(attention.queries) == 1:
+        selected["queries"] = attention.queries[0].tolist()
+    layers = [manifest.layers[index] for index in attention.layers]
+    return {**describe_layers(layers, causal=manifest.causal), **describe_selection(**selected)}
 
 
-def render_binary(document: dict[str, Any], arrays: Arrays, media_type: str) -> Response:
-    """The arrays as named tensors `sequences.{i}.{name}`, with the JSON part beside them.
+def check_picture(request: PredictRequest) -> None:
+    """Refuse what no picture can show, before any work.
 
-    safetensors: metadata `answer`. npz: array `answer`, the JSON text as bytes.
+    Raises:
+        Invalid: several sequences.
+        TooLarge: more maps than one can look at.
     """
-    named: dict[str, Any] = {
-        f"sequences.{index}.{name}": np.ascontiguousarray(array)
-        for index, by_name in enumerate(arrays)
-        for name, array in by_name.items()
-    }
-    answer = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if media_type == SAFETENSORS:
-        return Response(save(named, metadata={"answer": answer.decode()}), media_type=media_type)
-    buffer = io.BytesIO()
-    np.savez(buffer, answer=np.frombuffer(answer, np.uint8), **named)
-    return Response(buffer.getvalue(), media_type=media_type)
+    attention = request.attention
+    assert attention is not None
+    if len(request.inputs) > 1:
+        raise Invalid.about("sequences", f"a picture shows one sequence, got {len(request.inputs)}")
+    num_maps = len(attention.layers) * len(attention.heads)
+    if num_maps > MAX_PANELS:
+        message = f"a picture shows at most {MAX_PANELS} maps, got {num_maps}; ask for fewer layers or heads"
+        raise TooLarge.about("layers", message)
 
 
-def _list_maps(document: dict[str, Any], attention: Selection, arrays: Arrays) -> list[dict[str, Any]]:
-    return [
-        {
-            "sequence": sequence,
-            "layer": layer,
-            "head": head,
-            "queries": document["queries"][sequence],
-            "weights": np.ascontiguousarray(by_name["weights"][row, column], np.float32),
-        }
-        for sequence, by_name in enumerate(arrays)
-        for row, layer in enumerate(attention.layers)
-        for column, head in enumerate(attention.heads)
+def write_answer(content: Content, attention: Selection, media_type: str, encoding: str) -> Response:
+    """The answer on the wire.
+
+    Args:
+        content: what it says.
+        attention: that was asked about.
+        media_type: one of `negotiation.FORMATS`.
+        encoding: how to compress it.
+    """
+    is_map = attention.quantity != "diagnostics"
+    if media_type == JSON:
+        return respond(_write_json(content, attention), media_type, encoding)
+    if media_type == PNG:
+        return respond(_draw(content), media_type, encoding, content.headers)
+    named, row_error = {}, 0.0
+    for index, by_name in enumerate(content.arrays):
+        for name, array in by_name.items():
+            coded = code(array, attention.dtype if is_map else "float32")
+            named[f"sequences.{index}.{name}"] = coded.values
+            if coded.scale is not None:
+                named[f"sequences.{index}.{name}.{SCALE}"] = coded.scale
+            row_error = max(row_error, coded.row_error)
+    headers = dict(content.headers)
+    if is_map:
+        headers |= describe_coding(attention.dtype, row_error)
+        if len(content.arrays) == 1:
+            headers |= describe_array(content.arrays[0][attention.quantity].shape, AXES)
+    return respond(write_tensors(content.document, named, media_type), media_type, encoding, headers)
+
+
+def write_predictions(document: dict[str, Any]) -> Response:
+    """An answer without attention, as JSON."""
+    return Response(_dump(document), media_type=JSON)
+
+
+def _write_json(content: Content, attention: Selection) -> Written:
+    """Everything as JSON; numbers are float32 in shortest exact form, never rounded."""
+    is_map = attention.quantity != "diagnostics"
+    entries = list(_list_maps(content, attention) if is_map else _list_diagnostics(content, attention))
+    return Written(parts=[_dump({**content.document, "maps" if is_map else "diagnostics": entries})])
+
+
+def _draw(content: Content) -> Written:
+    document, ((weights, *_), *_) = content.document, [list(by_name.values()) for by_name in content.arrays]
+    panels = [
+        Panel(title=f"layer {layer} head {head}", values=weights[row, column])
+        for row, layer in enumerate(document["layers"])
+        for column, head in enumerate(document["heads"])
     ]
+    caption = f"{document['model']} version {document['version']}: {document['quantity']}"
+    return Written(parts=[draw_panels(panels, num_columns=len(document["heads"]), caption=caption)])
 
 
-def _list_diagnostics(document: dict[str, Any], attention: Selection, arrays: Arrays) -> list[dict[str, Any]]:
-    return [
-        {
-            "sequence": sequence,
-            "layer": layer,
-            "head": head,
-            "variant": document["variants"][row],
-            **{name: array[row, column] for name, array in by_name.items()},
-        }
-        for sequence, by_name in enumerate(arrays)
-        for row, layer in enumerate(attention.layers)
-        for column, head in enumerate(attention.heads)
-    ]
+def _list_maps(content: Content, attention: Selection) -> Iterator[dict[str, Any]]:
+    for sequence, by_name in enumerate(content.arrays):
+        for row, layer in enumerate(attention.layers):
+            for column, head in enumerate(attention.heads):
+                yield {
+                    "sequence": sequence,
+                    "layer": layer,
+                    "head": head,
+                    "queries": content.document["queries"][sequence],
+                    "weights": np.ascontiguousarray(by_name["weights"][row, column]),
+                }
+
+
+def _list_diagnostics(content: Content, attention: Selection) -> Iterator[dict[str, Any]]:
+    for sequence, by_name in enumerate(content.arrays):
+        for row, layer in enumerate(attention.layers):
+            for column, head in enumerate(attention.heads):
+                yield {
+                    "sequence": sequence,
+                    "layer": layer,
+                    "head": head,
+                    "variant": content.document["variants"][row],
+                    **{name: array[row, column] for name, array in by_name.items()},
+                }
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

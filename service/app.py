@@ -22,6 +22,7 @@ from attnserve.service.metrics import Metrics
 from attnserve.service.oip import repository as oip_repository
 from attnserve.service.oip import routes as oip
 from attnserve.service.problems import Fault, InternalError, Problem, render_problem
+from attnserve.service.turns import Turns
 
 if TYPE_CHECKING:
     # An extra.
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # Of the 5 to 32 threads that asyncio keeps.
 MAX_WEIGHING = 8
+MAX_ENCODING = 4
 
 
 class _App(FastAPI):
@@ -75,6 +77,7 @@ def create_app(
         with contextlib.suppress(Exception):
             await loading
         await asyncio.to_thread(catalogue.close)
+        app.state.encoding.close()
 
     app = _App(
         title="attnserve",
@@ -99,6 +102,10 @@ def create_app(
     # holds the interpreter's lock anyway, and a document takes many times the memory of its body.
     app.state.parsing = asyncio.Semaphore(1)
     app.state.weighing = asyncio.Semaphore(min(count_cores(), MAX_WEIGHING))
+    # Large answers take long to cast and compress, and wait for nothing but each other.
+    app.state.encoding = Turns(
+        min(count_cores(), MAX_ENCODING), max_waiting=settings.max_encoding_queue, work="encoding"
+    )
     # Not `include_router`, behind which every request is matched twice. What is asked most comes first.
     app.router.routes[:0] = [*routes.router.routes, *oip.router.routes, *oip_repository.router.routes]
     app.add_exception_handler(Problem, _answer_problem)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from attnserve.bundle import Manifest
 from attnserve.runtime import Runtime
 from attnserve.service.engine import Answer
+from attnserve.service.formats.coding import DTYPES
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import TooLarge
 from attnserve.service.selection import MAX_ENTRIES, Selection
@@ -54,20 +55,15 @@ def check_size(request: PredictRequest, *, as_json: bool, max_response_bytes: in
     assert attention is not None
     lengths = request.lengths
     num_pairs = sum(len(steps) * length for steps, length in zip(attention.queries, lengths, strict=True))
-    num_heads = len(attention.layers) * len(attention.heads)
-    if attention.quantity == "weights":
-        num_values, value_bytes = num_heads * num_pairs, np.dtype(attention.dtype).itemsize
-    else:
-        measures = measures_of(attention)
-        has_received = "received" in measures
-        per_sequence = [len(measures) - has_received + has_received * length for length in lengths]
-        num_values, value_bytes = num_heads * sum(per_sequence), 4
+    num_values = _count_values(request)
+    value_bytes = DTYPES[attention.dtype].itemsize if attention.quantity == "weights" else 4
     if as_json and num_values > MAX_ENTRIES:
         raise TooLarge.about(
             "queries", f"a JSON answer may hold at most {MAX_ENTRIES} numbers, this one needs {num_values}; {WIDE_HINT}"
         )
     if num_values * value_bytes > max_response_bytes:
-        narrower = ", or send dtype float16" if attention.quantity == "weights" and value_bytes > 2 else ""
+        is_wide = attention.quantity == "weights" and value_bytes > 1
+        narrower = ", or send dtype float16 or uint8_sqrt" if is_wide else ""
         raise TooLarge.about(
             "queries",
             f"an answer may hold at most {max_response_bytes} bytes, this one needs {num_values * value_bytes}; "
@@ -82,6 +78,15 @@ def check_size(request: PredictRequest, *, as_json: bool, max_response_bytes: in
         )
 
 
+def answer_bytes(request: PredictRequest) -> int:
+    """Memory of what is computed for an answer about attention, until it is sent: as it is, coded, and as a body."""
+    attention = request.attention
+    if attention is None:
+        return 0
+    coded = DTYPES[attention.dtype].itemsize if attention.quantity == "weights" else 4
+    return _count_values(request) * (4 + 2 * coded)
+
+
 def held_bytes(request: PredictRequest, manifest: Manifest) -> int:
     """Memory that `request` takes until it is answered: its inputs, logits and captures, and what it goes on with."""
     num_logits = manifest.num_outputs * sum(len(steps) for steps in request.positions)
@@ -93,6 +98,20 @@ def held_bytes(request: PredictRequest, manifest: Manifest) -> int:
     going_on = 0 if request.continuation is None else request.continuation.num_tokens * len(request.inputs)
     num_bytes = sum(read.num_bytes for read in request.inputs) + CONTINUED_BYTES * going_on
     return num_bytes + 4 * (num_logits + per_row * sum(request.lengths))
+
+
+def _count_values(request: PredictRequest) -> int:
+    """Numbers in an answer about attention."""
+    attention = request.attention
+    assert attention is not None
+    num_heads = len(attention.layers) * len(attention.heads)
+    if attention.quantity == "weights":
+        num_pairs = (len(steps) * length for steps, length in zip(attention.queries, request.lengths, strict=True))
+        return num_heads * sum(num_pairs)
+    measures = measures_of(attention)
+    has_received = "received" in measures
+    per_sequence = (len(measures) - has_received + has_received * length for length in request.lengths)
+    return num_heads * sum(per_sequence)
 
 
 def compute_arrays(
@@ -118,7 +137,7 @@ def compute_arrays(
             key = answer.captures[layer.captures["key"]]
             if attention.quantity == "weights":
                 weights = runtime.weighing.weigh_all(layer, query, key, steps=steps, heads=heads.tolist())
-                per_layer.append({"weights": weights.astype(attention.dtype, copy=False)})
+                per_layer.append({"weights": weights})
             else:
                 blocks = runtime.weighing.weigh(layer, query, key, steps=steps, heads=heads.tolist())
                 per_layer.append(diagnose(blocks, attention.diagnostics, length))

@@ -1,6 +1,7 @@
 """The body of a request, read from the network within its limits, and the client that sent it."""
 
 import asyncio
+import functools
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -8,8 +9,9 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from attnserve.service.answer import JSON
+from attnserve.service.formats.negotiation import JSON
 from attnserve.service.problems import BadRequest, TooLarge, UnsupportedMediaType
+from attnserve.service.turns import Turns
 
 Result = TypeVar("Result")
 
@@ -94,15 +96,17 @@ async def in_turn(request: Request, turns: asyncio.Semaphore, work: Callable[...
 
     Raises:
         ClientDisconnect: the client left while waiting.
+        Overloaded: too many wait already.
     """
     turn = asyncio.ensure_future(turns.acquire())
     try:
         await while_connected(request, turn)
     except BaseException:
         # It may have come in the very moment it was given up.
-        turn.add_done_callback(lambda done: None if done.cancelled() else turns.release())
+        turn.add_done_callback(lambda done: None if done.cancelled() or done.exception() else turns.release())
         raise
-    working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    threads = turns.threads if isinstance(turns, Turns) else None
+    working = asyncio.get_running_loop().run_in_executor(threads, functools.partial(work, *arguments))
 
     def pass_on(done: "asyncio.Future[Result]") -> None:
         turns.release()

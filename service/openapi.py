@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from attnserve.service import schemas
-from attnserve.service.answer import EVENTS, JSON, NPZ, SAFETENSORS
+from attnserve.service.formats.negotiation import EVENTS, FORMATS, JSON
 from attnserve.service.problems import (
     MEDIA_TYPE,
     BadRequest,
@@ -178,8 +178,8 @@ ASKING = (
     *(BadRequest, NotFound, NotAcceptable, TooLarge, UnsupportedMediaType, Invalid, Overloaded),
     *(InternalError, Unavailable, DeadlineExceeded),
 )
-PREDICT_ANSWERS = describe_answer(PREDICTED, *ASKING, formats=(SAFETENSORS, NPZ, EVENTS))
-ATTENTION_ANSWERS = describe_answer(ATTENDED, *ASKING, formats=(SAFETENSORS, NPZ))
+PREDICT_ANSWERS = describe_answer(PREDICTED, *ASKING, formats=(*FORMATS[1:], EVENTS))
+ATTENTION_ANSWERS = describe_answer(ATTENDED, *ASKING, formats=FORMATS[1:])
 LIST_ANSWERS = describe_answer({"models": [SUMMARY, FAILED]})
 MODEL_ANSWERS = describe_answer(MODEL, NotFound, Unavailable)
 ALIVE_ANSWERS = describe_answer({"status": "alive"})

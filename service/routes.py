@@ -11,19 +11,19 @@ from fastapi.responses import PlainTextResponse
 from attnserve.records import to_json
 from attnserve.service import openapi, stream
 from attnserve.service.answer import (
-    FORMATS,
-    JSON,
-    choose_format,
+    Content,
+    check_picture,
     describe_answer,
-    render_binary,
-    render_json,
+    describe_headers,
+    write_answer,
+    write_predictions,
 )
-from attnserve.service.attention import captures_for, check_size, compute_arrays, held_bytes
-from attnserve.service.body import in_turn
+from attnserve.service.attention import answer_bytes, captures_for, check_size, compute_arrays, held_bytes
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer
+from attnserve.service.formats.negotiation import FORMATS, JSON, PNG, choose_encoding, choose_format
 from attnserve.service.guard import Need, needs, require
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.model import ServedModel
@@ -39,6 +39,7 @@ from attnserve.service.routing import (
     get_catalogue,
     read_request,
     render,
+    weigh_and_write,
 )
 from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
@@ -81,8 +82,9 @@ async def predict(request: Request, model: str) -> Response:
 async def attention(request: Request, model: str) -> Response:
     """Diagnostics or weights of the heads, with the predictions of the same forward pass.
 
-    `Accept: application/x-safetensors` or `application/x-npz` returns tensors `sequences.{i}.weights`
-    [layers, heads, queries, keys] (or one [layers, heads] tensor per measure).
+    `Accept: application/x-safetensors`, `application/x-npz` or `application/octet-stream` returns tensors
+    `sequences.{i}.weights` [layers, heads, queries, keys] (or one [layers, heads] tensor per measure), `image/png` a
+    picture of the maps.
     """
     return await _answer(model, None, request, parse_attention)
 
@@ -187,16 +189,21 @@ async def _answer_in_time(
     captures: frozenset[str] = frozenset()
     if asked.attention is not None:
         require(request, Need.ATTENTION, "attention")
+        encoding = choose_encoding(request.headers.get("accept-encoding"))
+        if media_type == PNG:
+            check_picture(asked)
         check_size(asked, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
         captures = captures_for(model.manifest, asked.attention)
     num_bytes = held_bytes(asked, model.manifest)
     if asked.continuation is not None:
         return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes), deadline)
-    with budget.hold(num_bytes):
+    with budget.hold(num_bytes + answer_bytes(asked)):
         answers = await ask(request, model, asked, captures, deadline)
-        make = functools.partial(_make_response, model, asked, answers, media_type)
         if asked.attention is not None:
-            return await in_turn(request, request.app.state.weighing, render, request, model, make)
+            compute = functools.partial(_compute, model, asked, answers)
+            write = functools.partial(write_answer, attention=asked.attention, media_type=media_type, encoding=encoding)
+            return await weigh_and_write(request, model, compute, write)
+        make = functools.partial(_predict, model, asked, answers)
         num_entries = asked.top_k * sum(map(len, asked.positions)) + (sum(asked.lengths) if asked.has_text else 0)
         if num_bytes > LARGE_ANSWER_BYTES or num_entries > LARGE_ANSWER_ENTRIES:
             return await asyncio.to_thread(render, request, model, make)
@@ -207,16 +214,25 @@ def _formats_of(asked: PredictRequest) -> Sequence[str]:
     if asked.continuation is not None:
         return stream.FORMATS
     # Predictions alone hold no tensors.
-    return (JSON,) if asked.attention is None else FORMATS
+    if asked.attention is None:
+        return (JSON,)
+    # Measures are no maps.
+    return tuple(name for name in FORMATS if name != PNG or asked.attention.quantity != "diagnostics")
 
 
-def _make_response(model: ServedModel, asked: PredictRequest, answers: list[Answer], media_type: str) -> Response:
+def _predict(model: ServedModel, asked: PredictRequest, answers: list[Answer]) -> Response:
     check_finite(answers)
-    document = describe_answer(model.name, model.version, model.reader, asked, answers)
-    arrays = None if asked.attention is None else compute_arrays(model.engine.runtime, asked, answers)
-    if arrays is None or media_type == JSON:
-        return render_json(document, asked, arrays)
-    return render_binary(document, arrays, media_type)
+    return write_predictions(describe_answer(model.name, model.version, model.reader, asked, answers))
+
+
+def _compute(model: ServedModel, asked: PredictRequest, answers: list[Answer]) -> Content:
+    assert asked.attention is not None
+    check_finite(answers)
+    return Content(
+        document=describe_answer(model.name, model.version, model.reader, asked, answers),
+        arrays=compute_arrays(model.engine.runtime, asked, answers),
+        headers=describe_headers(model.manifest, asked.attention),
+    )
 
 
 def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> dict[str, Any]:

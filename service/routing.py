@@ -11,12 +11,13 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from attnserve.bundle import is_version
-from attnserve.service.answer import JSON
+from attnserve.service.answer import Content
 from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline
 from attnserve.service.engine import Answer, Job
+from attnserve.service.formats.negotiation import JSON
 from attnserve.service.guard import Need, admit, describe_security, need_of
 from attnserve.service.model import ServedModel
 from attnserve.service.openapi import describe_problems
@@ -28,12 +29,15 @@ from attnserve.service.stages import Stages
 
 Endpoint = Callable[..., Any]
 Asked = TypeVar("Asked")
+Made = TypeVar("Made")
 
 # Bodies beyond it are parsed off the event loop, so that /healthz answers meanwhile; below it a thread would cost more
 # than the work.
 LARGE_BODY_BYTES = 64 * 1024
 # Of a model that reads text less is large: a tokenizer takes a hundred times longer over a byte than a parser.
 LARGE_TEXT_BYTES = 1024
+# Arrays beyond it take longer to write than a thread takes to wake.
+LARGE_CONTENT_BYTES = 64 * 1024
 
 
 class PlainRoute(APIRoute):
@@ -135,14 +139,38 @@ async def ask(
     return await while_connected(request, model.batcher.submit(jobs, due=deadline.at, stages=get_stages(request)))
 
 
-def render(request: Request, model: ServedModel, make: Callable[[], Response]) -> Response:
+async def weigh_and_write(
+    request: Request, model: ServedModel, compute: Callable[[], Content], write: Callable[[Content], Response]
+) -> Response:
+    """Compute what an answer says about attention, and write it; what is large is written in a turn of its own.
+
+    Raises:
+        Overloaded: too many large answers wait to be written.
+    """
+    state = request.app.state
+
+    def encode(content: Content) -> Response:
+        begin = monotonic()
+        response = write(content)
+        get_stages(request).add("encode", begin)
+        return response
+
+    def work() -> Content | Response:
+        content = render(request, model, compute)
+        return content if content.num_bytes > LARGE_CONTENT_BYTES else encode(content)
+
+    made = await in_turn(request, state.weighing, work)
+    return made if isinstance(made, Response) else await in_turn(request, state.encoding, encode, made)
+
+
+def render(request: Request, model: ServedModel, make: Callable[[], Made]) -> Made:
     """What `make` returns; how long it took is told to whoever counts."""
     begin = monotonic()
-    response = make()
+    made = make()
     end = monotonic()
     get_stages(request).add("render", begin, end)
     model.engine.observer.rendered(end - begin)
-    return response
+    return made
 
 
 def get_stages(request: Request) -> Stages:

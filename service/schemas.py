@@ -30,7 +30,9 @@ class Selection(BaseModel):
     diagnostics: list[str] = Field(
         list(DEFAULT_DIAGNOSTICS), description=f"Measures to compute, of {', '.join(DIAGNOSTICS)}."
     )
-    dtype: Literal["float32", "float16"] = Field("float32", description="Type of binary answers.")
+    dtype: Literal["float32", "float16", "uint8_sqrt"] = Field(
+        "float32", description="Type of weights in tensors; of uint8_sqrt a weight is scale x (code / 255)^2."
+    )
 
 
 class Predict(BaseModel):

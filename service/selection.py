@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Manifest
+from attnserve.service.formats.coding import CODINGS
 from attnserve.service.problems import MAX_FAULTS, Fault, Invalid, TooLarge, raise_faults
 
 MAX_ENTRIES = 65_536
 DIAGNOSTICS = ("entropy", "distance", "sink", "previous_token", "self", "received")
 DEFAULT_DIAGNOSTICS = DIAGNOSTICS[:-1]
 QUANTITIES = ("diagnostics", "weights")
-DTYPES = ("float32", "float16")
 FIELDS = ("layers", "heads", "queries", "quantity", "diagnostics", "dtype")
 
 
@@ -87,7 +87,7 @@ def parse_selection(fields: dict[str, Any], manifest: Manifest, lengths: Sequenc
         queries=queries.per_sequence(),
         quantity=quantity,
         diagnostics=tuple(dict.fromkeys(names)),
-        dtype=_parse_choice(fields, "dtype", DTYPES, prefix),
+        dtype=_parse_choice(fields, "dtype", CODINGS, prefix),
     )
 
 

@@ -158,6 +158,12 @@ class Settings(BaseSettings):
         description="Largest binary answer; beyond it 413 before any work starts. Maps grow with the square of the "
         "length: the default holds one head over 4096 steps.",
     )
+    max_encoding_queue: int = Field(
+        64,
+        ge=1,
+        description="Large answers that wait to be cast, compressed and written, beside those that are; more are "
+        "answered 429. Each holds its weights meanwhile, at most `--max-response-bytes`.",
+    )
     drain_delay_ms: float = Field(
         0.0,
         ge=0,

@@ -10,11 +10,11 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from attnserve.service.answer import EVENTS, JSON
 from attnserve.service.body import while_connected
 from attnserve.service.continuation import Generated, continue_sequences
 from attnserve.service.deadline import Deadline
 from attnserve.service.engine import Answer, Job
+from attnserve.service.formats.negotiation import EVENTS, JSON
 from attnserve.service.model import ServedModel
 from attnserve.service.prediction import describe_entry
 from attnserve.service.preprocess import PredictRequest

@@ -10,9 +10,9 @@ from fastapi import Response
 from numpy.typing import NDArray
 
 from attnserve.bundle import LOGITS
-from attnserve.service.answer import JSON
 from attnserve.service.attention import compute_arrays
 from attnserve.service.engine import Answer
+from attnserve.service.formats.negotiation import JSON
 from attnserve.service.model import ServedModel
 from attnserve.service.oip.mapping import WEIGHTS, Asked
 from attnserve.service.oip.request import HEADER

@@ -81,12 +81,16 @@ ARROWS = {
         at_import=SPINE
         | {"attnserve.service", "anyio", "fastapi", "numpy", "onnxruntime", "orjson", "prometheus_client"}
         | {"pydantic", "pydantic_core"}
-        | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn", "yaml"},
+        | {"pydantic_settings", "safetensors", "starlette", "tokenizers", "uvicorn", "yaml", "zstandard"},
         when_called=set(),
     ),
     # Never torch, onnx, models or export: what a checkpoint does to a process, it does to another one.
     "attnserve.worker": Arrows(
         at_import=SPINE | {"attnserve.worker", "dbos", "pydantic", "pydantic_settings", "sqlalchemy"}, when_called=set()
+    ),
+    # Imported when the first picture is drawn, and for the types before.
+    "attnserve.service.formats.picture": Arrows(
+        at_import=SPINE | {"attnserve.service", "numpy", "PIL"}, when_called={"PIL"}
     ),
     # The extra `tracing`: whoever gives no collector runs without it.
     "attnserve.service.tracing": Arrows(

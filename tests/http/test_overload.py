@@ -14,6 +14,8 @@ from tests.http.conftest import POISON, PREDICT, check_problem, talk, until
 
 pytestmark = pytest.mark.http
 
+ATTENTION = PREDICT.replace("predict", "attention")
+
 
 def test_a_full_queue_is_429(make_app):
     app, engine, batcher = make_app(max_queue=2)
@@ -51,6 +53,34 @@ def test_memory_for_answers_is_shared(make_app):
         assert (await client.post(PREDICT, json={"sequences": [[4, 5]], "positions": "all"})).status_code == 200
 
     talk(app, conversation)
+    assert app.state.budget.num_bytes == 0
+
+
+def test_too_many_large_answers_are_429(make_app, monkeypatch):
+    app, engine, _ = make_app(max_encoding_queue=1)
+    engine.release.release(100)
+    engine.runtime = None
+    # 320 x 320 weights of a head: more than is written on the way.
+    weights = [{"weights": np.zeros((1, 1, 320, 320), np.float32)}]
+    monkeypatch.setattr("attnserve.service.routes.compute_arrays", lambda *_: weights)
+    body = {"sequences": [[1] * 320], "layers": [0], "heads": [0], "quantity": "weights"}
+    headers = {"Accept": "application/x-safetensors"}
+    turns = app.state.encoding
+
+    async def conversation(client):
+        while not turns.locked():
+            await turns.acquire()
+        waiting = asyncio.create_task(client.post(ATTENTION, json=body, headers=headers))
+        await until(lambda: turns.num_waiting == 1)
+        refused = await client.post(ATTENTION, json=body, headers=headers)
+        assert check_problem(refused, 429) == "1 answers wait for encoding, and at most 1 may"
+        # Small ones need no turn.
+        assert (await client.post(PREDICT, json={"sequences": [[1]]})).status_code == 200
+        turns.release()
+        assert (await waiting).status_code == 200
+
+    talk(app, conversation)
+    assert 'inference_rejected_total{reason="encoding",status="429"} 1.0' in app.state.metrics.render().decode()
     assert app.state.budget.num_bytes == 0
 
 

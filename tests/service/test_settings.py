@@ -41,6 +41,7 @@ VALUES = {
     "max_pending_bytes": ("1000000", ["-1", "1G"]),
     "max_body_bytes": ("2048", ["1023", "-1", "1M"]),
     "max_response_bytes": ("2048", ["1023", "x"]),
+    "max_encoding_queue": ("3", ["0", "-1", "1e3"]),
     "drain_delay_ms": ("50.5", ["-1", "600001", "nan"]),
     "max_drain_seconds": ("5", ["0", "3601", "0.5"]),
     "tuning_seconds": ("0.5", ["0", "-1", "601", "nan"]),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
 
-from attnserve.service.answer import EVENTS, JSON
 from attnserve.service.deadline import Deadline
 from attnserve.service.engine import Answer
+from attnserve.service.formats.negotiation import EVENTS, JSON
 from attnserve.service.preprocess import parse_predict
 from attnserve.service.problems import Invalid, Overloaded, Unavailable
 from attnserve.service.sequences import Reader

@@ -1,8 +1,19 @@
-"""Which format an answer is written in."""
+"""Which format an answer is written in, and how it is compressed."""
 
 import pytest
 
-from attnserve.service.answer import EVENTS, FORMATS, JSON, NPZ, SAFETENSORS, choose_format
+from attnserve.service.formats.negotiation import (
+    BINARY,
+    EVENTS,
+    FORMATS,
+    IDENTITY,
+    JSON,
+    NPZ,
+    PNG,
+    SAFETENSORS,
+    choose_encoding,
+    choose_format,
+)
 from attnserve.service.problems import NotAcceptable
 
 
@@ -87,3 +98,62 @@ def test_some_answers_have_fewer_formats():
     assert choose_format(f"{SAFETENSORS}, */*;q=0.1", (JSON,)) == JSON
     with pytest.raises(NotAcceptable, match="expected one of application/json, got"):
         choose_format(SAFETENSORS, (JSON,))
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (PNG, PNG),
+        (BINARY, BINARY),
+        # What a browser's <img> sends.
+        ("image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5", PNG),
+        (f"{BINARY};q=0.5, {SAFETENSORS};q=0.6", SAFETENSORS),
+    ],
+)
+def test_formats_of_maps(accept, expected):
+    assert choose_format(accept) == expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, IDENTITY),
+        ("", IDENTITY),
+        ("identity", IDENTITY),
+        ("br", IDENTITY),
+        ("deflate, br;q=1.0", IDENTITY),
+        ("gzip", "gzip"),
+        ("x-gzip", "gzip"),
+        ("GZIP;q=1.0", "gzip"),
+        # As browsers and clients send it.
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("gzip, deflate", "gzip"),
+        ("zstd", "zstd"),
+        ("*", "zstd"),
+        ("*;q=0.1", "zstd"),
+        ("gzip;q=0.9, zstd;q=0.5", "gzip"),
+        ("gzip;q=0.5, *;q=0.9", "zstd"),
+        ("zstd;q=0, *", "gzip"),
+        ("zstd;q=0, gzip;q=0", IDENTITY),
+        # None is as good as what it is worth.
+        ("gzip;q=0.5, identity", IDENTITY),
+        ("gzip;q=0.5, identity;q=0.4", "gzip"),
+        ("gzip;q=0.5, identity;q=0", "gzip"),
+        ("gzip, *;q=0", "gzip"),
+        ("identity;q=0.5, *;q=0", IDENTITY),
+        ("gzip;q=nan", IDENTITY),
+        ("gzip;q=0.001", "gzip"),
+        (", ,gzip,", "gzip"),
+    ],
+)
+def test_encoding(accept, expected):
+    assert choose_encoding(accept) == expected
+
+
+@pytest.mark.parametrize("accept", ["identity;q=0", "*;q=0", "br, *;q=0", "br, identity;q=0", "gzip;q=0, identity;q=0"])
+def test_no_encoding(accept):
+    with pytest.raises(NotAcceptable) as caught:
+        choose_encoding(accept)
+    (fault,) = caught.value.faults
+    assert fault.field == "Accept-Encoding"
+    assert fault.message == f"expected one of zstd, gzip, identity, got {accept!r}"
