@@ -34,13 +34,9 @@ class AttentionOp : public Ort::CustomOpBase<AttentionOp, AttentionKernel, true>
     return weighting_ == Weighting::kExpressive ? "ExpressiveAttention" : "DotProductAttention";
   }
   std::size_t GetInputTypeCount() const { return 4; }
-  ONNXTensorElementDataType GetInputType(std::size_t index) const {
-    return index == 3 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : GetOutputType(0);
-  }
+  ONNXTensorElementDataType GetInputType(std::size_t index) const { return index == 3 ? kSlotsType : TypeOf(storage_); }
   std::size_t GetOutputTypeCount() const { return 1; }
-  ONNXTensorElementDataType GetOutputType(std::size_t) const {
-    return storage_ == Storage::kFloat16 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  }
+  ONNXTensorElementDataType GetOutputType(std::size_t) const { return TypeOf(storage_); }
   OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const;
 
  private:

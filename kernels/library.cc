@@ -7,6 +7,7 @@
 #include <string>
 
 #include "attention_op.h"
+#include "metric_op.h"
 #include "op.h"
 #include "target.h"
 
@@ -22,12 +23,16 @@ class Ops {
     for (const Weighting weighting : {Weighting::kExpressive, Weighting::kSoftmax})
       for (const Storage storage : {Storage::kFloat32, Storage::kFloat16})
         domain_.Add(&attention_.emplace_back(weighting, storage, target));
+    for (const Storage storage : {Storage::kFloat32, Storage::kFloat16})
+      domain_.Add(&metric_.emplace_back(storage, target));
   }
 
   OrtCustomOpDomain* domain() const { return domain_; }
 
  private:
+  // Sessions keep pointers to ops: they must not move.
   std::deque<AttentionOp> attention_;
+  std::deque<MetricOp> metric_;
   Ort::CustomOpDomain domain_;
 };
 

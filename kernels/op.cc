@@ -1,5 +1,6 @@
 #include "op.h"
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <new>
@@ -19,7 +20,9 @@ Shape ShapeOf(const Ort::KernelContext& context, std::size_t input, const char* 
   return shape;
 }
 
-std::vector<Sequence> FindSequences(const std::int64_t* slots, const Shape& shape, Index num_rows) {
+std::vector<Sequence> ReadSequences(const Ort::KernelContext& context, std::size_t input, Index num_rows) {
+  const Shape shape = ShapeOf(context, input, "slots", 2);
+  const std::int64_t* slots = context.GetInput(input).GetTensorData<std::int64_t>();
   std::vector<Sequence> sequences;
   sequences.reserve(shape[0]);
   std::vector<char> is_taken(num_rows);
@@ -42,6 +45,19 @@ std::vector<Sequence> FindSequences(const std::int64_t* slots, const Shape& shap
     if (num_steps > 0) sequences.push_back({slots[0], num_steps});
   }
   return sequences;
+}
+
+void* MakeOutput(const Ort::KernelContext& context, const Shape& shape, Storage storage,
+                 const std::vector<Sequence>& sequences) {
+  char* output = static_cast<char*>(context.GetOutput(0, shape).GetTensorMutableRawData());
+  Index row_bytes = storage == Storage::kFloat16 ? 2 : 4;
+  for (std::size_t axis = 1; axis < shape.size(); ++axis) row_bytes *= shape[axis];
+  std::vector<char> is_written(shape[0]);
+  for (const Sequence& sequence : sequences)
+    std::fill_n(is_written.begin() + sequence.first_row, sequence.num_steps, true);
+  for (Index row = 0; row < shape[0]; ++row)
+    if (!is_written[row]) std::fill_n(output + row * row_bytes, row_bytes, 0);
+  return output;
 }
 
 Scratch::Scratch(const Ort::KernelContext& context, Index size) {

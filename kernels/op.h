@@ -28,6 +28,12 @@ class Mismatch : public std::invalid_argument {
       : std::invalid_argument(std::string(name) + ": expected " + expected + ", got " + got) {}
 };
 
+constexpr ONNXTensorElementDataType kSlotsType = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+
+constexpr ONNXTensorElementDataType TypeOf(Storage storage) {
+  return storage == Storage::kFloat16 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+}
+
 using Shape = std::vector<std::int64_t>;
 
 std::string Describe(const Shape& shape);
@@ -39,7 +45,11 @@ Shape ShapeOf(const Ort::KernelContext& context, std::size_t input, const char* 
 //
 // Raises:
 //   Mismatch: a row of slots is not an ascending run of packed rows followed by T only, or two sequences share a row.
-std::vector<Sequence> FindSequences(const std::int64_t* slots, const Shape& shape, Index num_rows);
+std::vector<Sequence> ReadSequences(const Ort::KernelContext& context, std::size_t input, Index num_rows);
+
+// The op's output [T, ...], in which rows of no sequence are 0.
+void* MakeOutput(const Ort::KernelContext& context, const Shape& shape, Storage storage,
+                 const std::vector<Sequence>& sequences);
 
 // Memory of a call, from the session's own allocator: it counts as the session's, and is given back with it.
 class Scratch {

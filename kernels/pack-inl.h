@@ -14,6 +14,7 @@
 #include <algorithm>
 
 #include "plan.h"
+#include "rows.h"
 #include "vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -23,17 +24,6 @@ namespace HWY_NAMESPACE {
 constexpr Index kChunk = 32;
 constexpr Index kPanelKeys = kVectors * kLanes;
 static_assert(kTileKeys % kPanelKeys == 0 && kChunk % kLanes == 0 && kBlockQueries % kRows == 0);
-
-// Rows of one head: `count` of them, each of `size` numbers and `stride` numbers after the last.
-template <typename T>
-struct Rows {
-  T* first;
-  Index stride;
-  Index count;
-  Index size;
-
-  T* operator[](Index row) const { return first + row * stride; }
-};
 
 template <typename T>
 void PackQueries(Rows<const T> queries, float scale, float* packed) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "metric.h"
 #include "plan.h"
 
 namespace attnserve {
@@ -13,9 +14,10 @@ namespace attnserve {
 struct Target {
   const char* name;  // "avx512", "avx2" or "portable"
   Padding padding;
-  // Tasks of a plan. Those that pack go first; apart from that they may run in any order, and at once.
+  // Tasks of a plan. Those that pack go first; apart from that tasks may run in any order, and at once.
   void (*pack)(const Attention& attention, const Plan& plan, float* scratch, Index task);
   void (*attend)(const Attention& attention, const Plan& plan, const float* scratch, Index task);
+  void (*measure)(const Metric& metric, Index task);
 };
 
 // What this processor can run, fastest first; the last one runs everywhere.

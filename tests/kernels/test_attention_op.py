@@ -85,6 +85,9 @@ def test_shapes_that_do_not_belong_together(op: str, shapes: dict[str, tuple[int
         ({}, [[5, 5, 5]]),
         ({"query": (5, 0, 8)}, SLOTS),
         ({"value": (5, 2, 0)}, SLOTS),
+        # Longer than a tile.
+        ({"query": (300, 0, 8), "key": (300, 2, 8), "value": (300, 2, 3)}, [range(300)]),
+        ({"query": (300, 4, 8), "key": (300, 2, 8), "value": (300, 2, 0)}, [range(300)]),
     ],
     ids=str,
 )

@@ -1,10 +1,11 @@
-// Attention, block of queries by block of queries. Compiled once per instruction set.
+// Attention, block of queries by block of queries.
 
-#include "isa.h"
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "attend.cc"
-#include <hwy/foreach_target.h>
-#include <hwy/highway.h>
+#if defined(ATTNSERVE_KERNELS_ATTEND_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTNSERVE_KERNELS_ATTEND_INL_H_
+#undef ATTNSERVE_KERNELS_ATTEND_INL_H_
+#else
+#define ATTNSERVE_KERNELS_ATTEND_INL_H_
+#endif
 
 #include <algorithm>
 #include <cfloat>
@@ -12,23 +13,14 @@
 #include <new>
 
 #include "pack-inl.h"
-#include "target.h"
+#include "plan.h"
+#include "rows.h"
 #include "tile-inl.h"
 #include "vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attnserve {
 namespace HWY_NAMESPACE {
-
-template <typename T>
-Rows<T> RowsOf(T* tensor, Index num_heads, Index head, Index size, const Sequence& sequence) {
-  return {tensor + (sequence.first_row * num_heads + head) * size, num_heads * size, sequence.num_steps, size};
-}
-
-template <typename T>
-Rows<T> Slice(Rows<T> rows, Index first, Index most) {
-  return {rows[first], rows.stride, std::min(rows.count - first, most), rows.size};
-}
 
 // What a task computes in.
 class Workspace {
@@ -212,26 +204,8 @@ void RunAttend(const Attention& attention, const Plan& plan, const float* scratc
   (is_half ? RunAttendTask<hwy::float16_t> : RunAttendTask<float>)(attention, plan, scratch, task);
 }
 
-Target GetTarget(const char* name) { return {name, {kPanelKeys, kLanes}, RunPack, RunAttend}; }
-
 }  // namespace HWY_NAMESPACE
 }  // namespace attnserve
 HWY_AFTER_NAMESPACE();
 
-#if HWY_ONCE
-namespace attnserve {
-
-std::vector<Target> FindTargets() {
-  std::vector<Target> targets;
-#if HWY_TARGETS & HWY_AVX3
-  if (HasAvx512()) targets.push_back(N_AVX3::GetTarget("avx512"));
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (HasAvx2()) targets.push_back(N_AVX2::GetTarget("avx2"));
-#endif
-  targets.push_back(HWY_STATIC_DISPATCH(GetTarget)("portable"));
-  return targets;
-}
-
-}  // namespace attnserve
-#endif  // HWY_ONCE
+#endif  // ATTNSERVE_KERNELS_ATTEND_INL_H_
