@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import attnserve
 from attnserve.bundle import PRECISIONS
+from attnserve.kernels import AUTO, OFF, find_kernels
 
 EXTRAS = {
     "aiohttp": "bench",
@@ -97,6 +98,12 @@ def _export(parsed: argparse.Namespace) -> int:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="bundle folder, REPOSITORY/model/version")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--kernels",
+        metavar="KERNELS",
+        default=OFF,
+        help="replay with native kernels: auto, or the path of their library (default: off, the file by itself)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -104,7 +111,11 @@ def _check(parsed: argparse.Namespace) -> int:
     from attnserve.golden import read_golden, replay
     from attnserve.runtime import Runtime
 
-    report = replay(Runtime(parsed.bundle, device=parsed.device), read_golden(parsed.bundle))
+    library = find_kernels(parsed.kernels)
+    if parsed.kernels == AUTO and library is None:
+        raise ValueError("kernels: expected a library, found none; `make kernels` builds it in a checkout")
+    runtime = Runtime(parsed.bundle, device=parsed.device, op_library=library)
+    report = replay(runtime, read_golden(parsed.bundle))
     if parsed.json:
         # JSON has no infinity: a difference without a size, such as NaN, is null.
         found = {"logits": report.logits, "maps": report.maps}
@@ -112,9 +123,12 @@ def _check(parsed: argparse.Namespace) -> int:
         allowed = {"logits": report.certificate.logits.allowed, "maps": report.certificate.maps.allowed}
         rest = {"device": report.device, "passed": report.passed, "allowed": allowed, "table": report.table()}
         rest["changed"] = report.num_changed
+        rest["kernels"] = None if runtime.op_library is None else str(runtime.op_library)
         print(json.dumps({**finite, **rest}))
     else:
         print(report.table())
+        if runtime.op_library is not None:
+            print(f"attention computed by {runtime.op_library}")
     return 0 if report.passed else 1
 
 

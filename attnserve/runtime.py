@@ -49,7 +49,8 @@ class Runtime:
         folder: the bundle.
         device: "cpu", "cuda" or "auto" (CUDA where a CUDA session can really be made).
         num_threads: of each session; 0 is ONNX Runtime's choice, one per physical core.
-        op_library: native library of kernels registered with the model's session; without one the bodies run.
+        op_library: native library of kernels registered with the model's session; without one, on other devices than
+            the CPU and in portable bundles the bodies run.
         binds: whether inputs and outputs are bound to the device before a run; None is where it is not the CPU.
 
     Raises:
@@ -70,7 +71,10 @@ class Runtime:
         self.manifest: Manifest = read_manifest(self.folder)
         verify_files(self.folder, self.manifest)
         precision = self.manifest.certificate.precision
-        self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, op_library, precision)
+        # The bodies are inlined in a portable file: no kernel could take their place.
+        library = None if op_library is None or self.manifest.portable else Path(op_library)
+        self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, library, precision)
+        self.op_library = library if self.device == "cpu" else None
         self._shrinking = _shrinking_options(self.device)
         self.binds = self.device != "cpu" if binds is None else binds
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
@@ -148,9 +152,7 @@ def feeds_of(
     return feeds if head_scale is None else {**feeds, HEAD_SCALE: head_scale}
 
 
-def _open_model(
-    path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None, precision: str
-) -> tuple[Any, str]:
+def _open_model(path: Path, device: str, num_threads: int, op_library: Path | None, precision: str) -> tuple[Any, str]:
     """Open the model on `device`; "auto" decides by making a CUDA session.
 
     The provider list alone says nothing: onnxruntime-gpu names CUDA on machines without a GPU.
@@ -165,7 +167,8 @@ def _open_model(
         import onnxruntime
 
         onnxruntime.preload_dlls()
-        session = _open(path, "cuda", num_threads, op_library)
+        # Without the library: its kernels are for the CPU, and a node that has one runs there and nowhere else.
+        session = _open(path, "cuda", num_threads)
         if session.get_providers()[0] == "CUDAExecutionProvider":
             return session, "cuda"
         reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
@@ -210,7 +213,7 @@ def _shrinking_options(device: str) -> Any:
     return options
 
 
-def _open(path: Path, device: str, num_threads: int, op_library: str | os.PathLike[str] | None = None) -> Any:
+def _open(path: Path, device: str, num_threads: int, op_library: Path | None = None) -> Any:
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()

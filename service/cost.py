@@ -1,9 +1,10 @@
 """What a batch costs: the model of time and memory that decides who shares a batch.
 
 Rows cost the same wherever they stand; attention's function body computes B x N x N whatever the lengths are, so one
-long sequence makes its short neighbours as expensive as itself. Seconds and bytes are therefore
+long sequence makes its short neighbours as expensive as itself. A kernel computes the sum of n x n, and holds none of
+it. Seconds and bytes are therefore
 
-    per run + per row * T + per cell * B * N^2
+    per run + per row * T + per cell * cells,    cells = B * N^2 (bodies) or sum of n^2 (kernels)
 """
 
 import math
@@ -28,6 +29,8 @@ class Shape:
     num_sequences: int = 0
     num_steps: int = 0
     """Steps of the longest sequence."""
+    num_own_cells: int = 0
+    """Score cells of one head without padding: the sum of n^2."""
 
     def add(self, length: int) -> "Shape":
         """The batch with one more sequence."""
@@ -35,11 +38,12 @@ class Shape:
             num_rows=self.num_rows + length,
             num_sequences=self.num_sequences + 1,
             num_steps=max(self.num_steps, length),
+            num_own_cells=self.num_own_cells + length**2,
         )
 
     @property
-    def num_cells(self) -> int:
-        """Score cells of one head: B x N^2."""
+    def num_padded_cells(self) -> int:
+        """Score cells of one head with padding: B x N^2."""
         return self.num_sequences * self.num_steps**2
 
 
@@ -52,14 +56,21 @@ class Cost:
     seconds_per_cell: float
     bytes_per_row: float
     bytes_per_cell: float
+    pads: bool = True
+    """Whether attention computes padding, as function bodies do and kernels do not."""
 
     def seconds(self, shape: Shape) -> float:
         """Time one run takes."""
-        return self.seconds_per_run + self.seconds_per_row * shape.num_rows + self.seconds_per_cell * shape.num_cells
+        cells = self.cells(shape)
+        return self.seconds_per_run + self.seconds_per_row * shape.num_rows + self.seconds_per_cell * cells
 
     def bytes(self, shape: Shape) -> float:
         """Memory one run needs beyond the weights."""
-        return self.bytes_per_row * shape.num_rows + self.bytes_per_cell * shape.num_cells
+        return self.bytes_per_row * shape.num_rows + self.bytes_per_cell * self.cells(shape)
+
+    def cells(self, shape: Shape) -> int:
+        """Score cells of one head that are computed."""
+        return shape.num_padded_cells if self.pads else shape.num_own_cells
 
     def seconds_alone(self, length: int) -> float:
         """Time a run of one sequence takes."""
@@ -106,6 +117,7 @@ def measure_cost(
     *,
     max_seconds: float,
     clock: Callable[[], float] = time.process_time,
+    pads: bool = True,
 ) -> Cost:
     """Time batches of several shapes and fit the cost model.
 
@@ -115,6 +127,7 @@ def measure_cost(
         max_seconds: no new measurement begins after this time.
         clock: seconds; CPU time by default, because a starting machine is busy with other things too (a GPU needs
             wall time).
+        pads: whether attention computes padding.
     """
     start = clock()
     shapes: list[tuple[float, float, float]] = []
@@ -144,12 +157,16 @@ def measure_cost(
     least = (layer.head_size + layer.value_size) / (12 * layer.num_heads * layer.head_size**2)
     per_cell = max(per_cell, per_row * least)
     bytes_per_row, bytes_per_cell = estimate_bytes(manifest)
+    if not pads:
+        # Of its cells a kernel holds a tile.
+        bytes_per_cell = 0.0
     return Cost(
         seconds_per_run=per_run,
         seconds_per_row=per_row,
         seconds_per_cell=per_cell,
         bytes_per_row=bytes_per_row,
         bytes_per_cell=bytes_per_cell,
+        pads=pads,
     )
 
 

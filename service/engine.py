@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from attnserve.golden import read_golden, replay
 from attnserve.interface import Interface
 from attnserve.packing import Packed, pack
 from attnserve.runtime import NO_ROWS, Runtime
-from attnserve.service.observer import NOBODY, Observer
+from attnserve.service.observer import NOBODY, BatchRun, Observer
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,12 @@ class Engine:
         *,
         device: str,
         num_threads: int,
+        kernels: Path | None = None,
         observer: Observer = NOBODY,
     ) -> None:
         self.num_threads = num_threads
         self.observer = observer
-        self.runtime = Runtime(folder, device=device, num_threads=num_threads)
+        self.runtime = Runtime(folder, device=device, num_threads=num_threads, op_library=kernels)
         self.manifest = self.runtime.manifest
         self._golden = read_golden(folder)
         self._checked = self._shrunk = -math.inf
@@ -93,6 +95,11 @@ class Engine:
         """What ONNX Runtime calls it."""
         name: str = self.runtime.session.get_providers()[0]
         return name
+
+    @property
+    def kernels(self) -> Path | None:
+        """The library whose kernels compute attention; None if function bodies do."""
+        return self.runtime.op_library
 
     @property
     def verdict(self) -> str:
@@ -127,7 +134,12 @@ class Engine:
             self._shrunk = begin
         outputs = self.runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, shrink=shrink)
         self.observer.ran(
-            lengths=feeds.packed.lengths, pack_seconds=packed - begin, compute_seconds=time.perf_counter() - packed
+            BatchRun(
+                lengths=feeds.packed.lengths,
+                pads=self.kernels is None,
+                pack_seconds=packed - begin,
+                compute_seconds=time.perf_counter() - packed,
+            )
         )
         return split_outputs(jobs, outputs)
 

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.histogram import Histogram
-from attnserve.service.observer import Observer
+from attnserve.service.observer import BatchRun, Observer
 
 # A series more for every one there is, of when it began: nobody asks.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -111,12 +111,14 @@ class _ModelObserver(Observer):
     def waited(self, seconds: float) -> None:
         self._report["queue"](seconds)
 
-    def ran(self, *, lengths: list[int], pack_seconds: float, compute_seconds: float) -> None:
-        self._report["pack"](pack_seconds)
-        self._report["compute"](compute_seconds)
+    def ran(self, batch: BatchRun) -> None:
+        lengths = batch.lengths
+        self._report["pack"](batch.pack_seconds)
+        self._report["compute"](batch.compute_seconds)
         self._report["sequences"](len(lengths))
         self._report["rows"](sum(lengths))
-        self._report["padding"](len(lengths) * max(lengths) ** 2 / sum(length**2 for length in lengths))
+        padded = len(lengths) * max(lengths) ** 2 / sum(length**2 for length in lengths)
+        self._report["padding"](padded if batch.pads else 1.0)
 
     def rendered(self, seconds: float) -> None:
         self._report["render"](seconds)
@@ -135,7 +137,7 @@ class _Models(Collector):
         ready = GaugeMetricFamily("model_ready", "Whether a model of the repository answers.", labels=("model",))
         pending = GaugeMetricFamily("inference_pending_sequences", "Sequences in the queue.", labels=MODEL)
         failed = GaugeMetricFamily("model_failed", "Whether the version to serve cannot be served.", labels=("model",))
-        names = ("model", "version", "device", "provider", "precision", "task", "variants")
+        names = ("model", "version", "device", "provider", "kernels", "precision", "task", "variants")
         info = GaugeMetricFamily("model_info", "What serves a model; always 1.", labels=names)
         models, failures = self._catalogue.models, self._catalogue.failures.by_name
         for name in self._catalogue.versions:
@@ -148,6 +150,8 @@ class _Models(Collector):
             pending.add_metric((name, version), model.batcher.num_waiting)
             variants = ",".join(sorted({layer.variant for layer in manifest.layers}))
             precision = manifest.certificate.precision
-            served_by = (name, version, model.engine.device, model.engine.provider, precision, manifest.task, variants)
-            info.add_metric(served_by, 1.0)
+            engine, kernels = model.engine, model.kernels
+            info.add_metric(
+                (name, version, engine.device, engine.provider, kernels, precision, manifest.task, variants), 1.0
+            )
         yield from (ready, failed, pending, info)

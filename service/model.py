@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from attnserve.bundle import TOKENIZER_FILE, BundleError, Manifest
+from attnserve.kernels import find_kernels
 from attnserve.machine import count_cores, free_memory, memory_limit
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
@@ -39,6 +40,8 @@ class ServedModel:
     reader: Reader
     tuning: Tuning
     statistics: Statistics
+    kernels: str
+    """`on`: native kernels compute attention; `off`: function bodies do; `failed`: bodies, as kernels did not work."""
 
     @property
     def manifest(self) -> Manifest:
@@ -78,7 +81,8 @@ def load_model(
     name, version = folder.parent.name, int(folder.name)
     check_room(folder)
     num_threads = settings.num_threads or max(1, count_cores() // settings.engines)
-    engine = Engine(folder, device=settings.device, num_threads=num_threads)
+    library = find_kernels(settings.kernels)
+    engine = open_engine(folder, device=settings.device, num_threads=num_threads, kernels=library)
     check_answerable(engine.manifest)
     reader = Reader(engine.manifest, open_text(folder, engine.manifest))
     tuning = tuner.tune(name, engine, settings.engines, is_idle=is_idle)
@@ -107,12 +111,48 @@ def load_model(
         reader=reader,
         tuning=tuning,
         statistics=statistics,
+        kernels=name_kernels(engine, library),
     )
     # Without waiting for its workers: whoever lets go last may be the event loop.
     weakref.finalize(model, batcher.stop).atexit = False
     took = time.monotonic() - begin
-    log.info("%s/%d answers on %s after %.1f s: %s", name, version, engine.device, took, engine.verdict)
+    log.info(
+        "%s/%d answers on %s, kernels %s, after %.1f s: %s",
+        name,
+        version,
+        engine.device,
+        model.kernels,
+        took,
+        engine.verdict,
+    )
     return model
+
+
+def open_engine(folder: Path, *, device: str, num_threads: int, kernels: Path | None) -> Engine:
+    """The engine with native kernels, or with function bodies where they fail golden or cannot be loaded.
+
+    Raises:
+        BundleError: damaged, or outside its certificate with function bodies too.
+        DeviceError: the device asked for cannot be used.
+    """
+    if kernels is None:
+        return Engine(folder, device=device, num_threads=num_threads)
+    try:
+        return Engine(folder, device=device, num_threads=num_threads, kernels=kernels)
+    except BundleError as error:
+        failure = error
+    # Damaged bundles end here, without a word about kernels.
+    engine = Engine(folder, device=device, num_threads=num_threads)
+    log.warning("%s: kernels are switched off for it, function bodies serve: %s", folder, failure)
+    return engine
+
+
+def name_kernels(engine: Engine, library: Path | None) -> str:
+    """What computes the attention of a model; see `ServedModel.kernels`."""
+    if engine.kernels is not None:
+        return "on"
+    can_run = engine.device == "cpu" and not engine.manifest.portable
+    return "failed" if library is not None and can_run else "off"
 
 
 def open_text(folder: Path, manifest: Manifest) -> TextReader | None:

@@ -1,5 +1,19 @@
 """`Observer`: whom an engine and its queue tell what they do. Nobody listens unless somebody is given."""
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRun:
+    """A batch that has been answered."""
+
+    lengths: list[int]
+    """Steps of each sequence."""
+    pads: bool
+    """Whether attention computed padding."""
+    pack_seconds: float
+    compute_seconds: float
+
 
 class Observer:
     """Told from the worker thread; every method returns at once and never raises."""
@@ -7,8 +21,8 @@ class Observer:
     def waited(self, seconds: float) -> None:
         """A sequence has left the queue for a batch."""
 
-    def ran(self, *, lengths: list[int], pack_seconds: float, compute_seconds: float) -> None:
-        """A batch of sequences of these lengths has been answered."""
+    def ran(self, batch: BatchRun) -> None:
+        """A batch has been answered."""
 
     def rendered(self, seconds: float) -> None:
         """An answer has been made."""
@@ -28,10 +42,10 @@ class Observers(Observer):
         for observer in self._observers:
             observer.waited(seconds)
 
-    def ran(self, *, lengths: list[int], pack_seconds: float, compute_seconds: float) -> None:
+    def ran(self, batch: BatchRun) -> None:
         """To each."""
         for observer in self._observers:
-            observer.ran(lengths=lengths, pack_seconds=pack_seconds, compute_seconds=compute_seconds)
+            observer.ran(batch)
 
     def rendered(self, seconds: float) -> None:
         """To each."""

@@ -263,6 +263,7 @@ def _describe(catalogue: Catalogue, model: ServedModel) -> dict[str, Any]:
         "limits": {"max_length": manifest.max_length},
         **{name: value for name, value in described.items() if name not in HIDDEN},
         "device": model.engine.device,
+        "kernels": model.kernels,
         "golden": {"logits": model.engine.report.logits, "maps": model.engine.report.maps},
         "tuning": to_json(model.tuning),
     }

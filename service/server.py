@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from attnserve.kernels import AUTO, explain_unusable, find_kernels
 from attnserve.logs import set_up_logs
 from attnserve.machine import bound_malloc
 from attnserve.runtime import NO_DEVICE, DeviceError, explain_no_cuda
@@ -93,6 +94,25 @@ def check_exposure(settings: Settings) -> None:
         )
 
 
+def check_kernels(settings: Settings) -> None:
+    """Look for the library of kernels.
+
+    Raises:
+        ValueError: the one asked for is not there, or is none.
+    """
+    try:
+        library = find_kernels(settings.kernels)
+    except ValueError as error:
+        raise ValueError(f"--kernels (ATTNSERVE_KERNELS): {str(error).partition(': ')[2]}") from None
+    reason = None if library is None else explain_unusable(library)
+    if reason is None:
+        log.info("kernels: %s", library or "none, function bodies compute attention")
+    elif settings.kernels == AUTO:
+        log.warning("kernels: %s cannot be loaded, function bodies compute attention: %s", library, reason)
+    else:
+        raise ValueError(f"--kernels (ATTNSERVE_KERNELS): expected a library that loads, got {library}: {reason}")
+
+
 def open_listener(config: uvicorn.Config) -> socket.socket:
     """The bound socket, whose connections send what they have at once.
 
@@ -132,6 +152,7 @@ def serve(parsed: argparse.Namespace) -> int:
     text = ", ".join(f"{name}={value}" for name, value in described.items())
     log.info("settings: %s", text, extra={"settings": described})
     # Known before anything is loaded, or listens.
+    check_kernels(settings)
     if settings.device == "cuda" and (reason := explain_no_cuda()) is not None:
         raise DeviceError(f"{NO_DEVICE}: {reason}")
     metrics = Metrics()

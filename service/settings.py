@@ -9,6 +9,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from attnserve.flags import ENV_PREFIX
+from attnserve.kernels import AUTO
 from attnserve.records import from_json
 from attnserve.service.cost import Cost
 from attnserve.service.keys import Key, parse_keys
@@ -79,6 +80,14 @@ class Settings(BaseSettings):
         "auto",
         description="Where models run. `auto` takes CUDA if a CUDA session can really be made; "
         "`cuda` refuses to start otherwise.",
+    )
+    kernels: str = Field(
+        AUTO,
+        min_length=1,
+        description="Native kernels for attention on a CPU: `auto` takes the library that came with the package, or "
+        "that `make kernels` built in a checkout; `off` none; else the path of one. Without them, and for a model "
+        "whose golden they fail, the function bodies in the bundle compute the same, slower.",
+        json_schema_extra={"accepts": "`auto`, `off`, path"},
     )
     num_threads: int = Field(
         0,

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from attnserve.service.observer import Observer
+from attnserve.service.observer import BatchRun, Observer
 
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 
@@ -47,14 +47,15 @@ class Statistics(Observer):
         with self._lock:
             self._totals["queue"].add(seconds)
 
-    def ran(self, *, lengths: list[int], pack_seconds: float, compute_seconds: float) -> None:
+    def ran(self, batch: BatchRun) -> None:
         """A batch has been answered."""
+        num_sequences = len(batch.lengths)
         with self._lock:
-            self._num_sequences += len(lengths)
+            self._num_sequences += num_sequences
             self._last_milliseconds = time.time_ns() // 1_000_000
-            for totals in (self._totals, self._batches[len(lengths)]):
-                totals["compute_input"].add(pack_seconds)
-                totals["compute_infer"].add(compute_seconds)
+            for totals in (self._totals, self._batches[num_sequences]):
+                totals["compute_input"].add(batch.pack_seconds)
+                totals["compute_infer"].add(batch.compute_seconds)
 
     def rendered(self, seconds: float) -> None:
         """An answer has been made."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from attnserve import __version__
-from attnserve.bundle import Manifest
+from attnserve.bundle import Manifest, hash_file
 from attnserve.records import RecordError, from_json, read_text, to_json
 from attnserve.service.cost import Cost, measure_cost
 
@@ -55,6 +55,10 @@ class Measurable(Protocol):
     def num_threads(self) -> int:
         """Of one run."""
 
+    @property
+    def kernels(self) -> Path | None:
+        """The library whose kernels compute attention; None if function bodies do."""
+
     def run_lengths(self, lengths: Sequence[int]) -> None:
         """Run one batch of sequences of these lengths."""
 
@@ -85,7 +89,13 @@ class Tuner:
             cost, source = self._recall(key), "remembered"
             if cost is None:
                 clock = choose_clock(engine, is_idle=is_idle)
-                cost = measure_cost(engine.manifest, engine.run_lengths, max_seconds=self.max_seconds, clock=clock)
+                cost = measure_cost(
+                    engine.manifest,
+                    engine.run_lengths,
+                    max_seconds=self.max_seconds,
+                    clock=clock,
+                    pads=engine.kernels is None,
+                )
                 source = "measured"
                 self._remember(key, cost)
         return Tuning(source=source, num_engines=num_engines, num_threads=engine.num_threads, cost=cost)
@@ -143,6 +153,7 @@ def describe_setting(engine: Measurable) -> dict[str, Any]:
         "portable": manifest.portable,
         "device": engine.device,
         "num_threads": engine.num_threads,
+        "kernels": None if engine.kernels is None else hash_file(engine.kernels),
         "processor": _name_processor(),
         "versions": {"attnserve": __version__, "onnxruntime": onnxruntime.__version__},
     }

@@ -22,6 +22,8 @@ import uvicorn
 # Before torch is imported, here and in every process that tests start: on small tensors and busy cores, its threads
 # wait for each other ten times longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The same tests whether or not somebody has built kernels in this checkout; those of kernels ask for them.
+os.environ["ATTNSERVE_KERNELS"] = "off"
 
 LABELS = tuple("abcdefghijklmnopqrst")
 MAX_LENGTH = 320
@@ -160,6 +162,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., cont
         log = tmp_path_factory.mktemp("served") / "stderr"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")}
         environment["ATTNSERVE_TUNING_CACHE"] = str(costs)
+        environment["ATTNSERVE_KERNELS"] = "off"
         with log.open("wb") as stderr:
             process = subprocess.Popen(command, stdout=stderr, stderr=stderr, env=environment)
         with process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:

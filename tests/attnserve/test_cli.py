@@ -15,6 +15,7 @@ import pytest
 import attnserve
 from attnserve import bundle
 from attnserve.cli import COMMANDS, Command, main
+from tests.kernels.library import build_library, build_recognisable
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "tests" / "bundles" / "v1"
@@ -191,6 +192,29 @@ def test_check_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < report["logits"] <= report["allowed"]["logits"]
     assert 0 < report["maps"] <= report["allowed"]["maps"]
     assert report["table"].endswith("within the certificate")
+
+
+def test_check_with_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    library = str(build_library())
+    assert main(["check", str(BUNDLE), "--kernels", library]) == 0
+    assert capsys.readouterr().out.endswith(f"within the certificate\nattention computed by {library}\n")
+    assert main(["check", str(BUNDLE), "--kernels", library, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kernels"] == library
+    assert main(["check", str(BUNDLE), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kernels"] is None
+
+
+def test_check_fails_wrong_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(BUNDLE), "--kernels", str(build_recognisable())]) == 1
+    assert "OUTSIDE THE CERTIFICATE" in capsys.readouterr().out
+
+
+def test_check_names_kernels_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("attnserve.cli.find_kernels", lambda _: None)
+    assert main(["check", str(BUNDLE), "--kernels", "auto"]) == 1
+    assert capsys.readouterr().err.startswith("attnserve: kernels: expected a library, found none")
 
 
 def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:

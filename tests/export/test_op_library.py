@@ -3,9 +3,6 @@ registered.
 """
 
 import copy
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,11 +20,10 @@ from attnserve.models.attention.recording import recorded_outputs
 from attnserve.models.checkpoint import load_checkpoint
 from attnserve.packing import pack
 from attnserve.runtime import Runtime
+from tests.kernels.library import build_recognisable
 
 pytestmark = pytest.mark.export
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = Path(__file__).parent / "op_library" / "recognisable.cc"
 ANSWER = 0.125
 """What the library's ExpressiveAttention says, whatever it is given."""
 # Of the model `tiny`, whose layers are dot-product, expressive and elliptical: the first does not see the kernel, the
@@ -47,29 +43,8 @@ def model(checkpoint: Path) -> Transformer:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    headers = find_headers()
-    if headers is None:
-        pytest.skip("no headers of ONNX Runtime: kernels/headers fetches them on Debian")
-    path = tmp_path_factory.mktemp("library") / "recognisable.so"
-    command = (compiler, "-std=c++17", "-shared", "-fPIC", "-I", headers, SOURCE, "-o", path)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return path
-
-
-def find_headers() -> Path | None:
-    places = [
-        Path("/usr/include/onnxruntime"),
-        Path("/usr/local/include/onnxruntime"),
-        ROOT / ".cache/headers/onnxruntime",
-    ]
-    if own := os.environ.get("ONNXRUNTIME_INCLUDE_DIR"):
-        places.insert(0, Path(own))
-    return next((place for place in places if (place / "onnxruntime_cxx_api.h").exists()), None)
+def library() -> Path:
+    return build_recognisable()
 
 
 def answer_of(bundle: Path, library: Path | None = None) -> dict[str, NDArray[np.float32]]:

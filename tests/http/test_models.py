@@ -45,7 +45,7 @@ def test_a_model(server, bundles):
     assert model["card"] == {"purpose": "tests"}
     assert model["labels"] == list("abcdefghijklmnopqrst")
     assert model["limits"] == {"max_length": 320}
-    assert model["device"] == "cpu"
+    assert (model["device"], model["kernels"]) == ("cpu", "off")
     for name in ("causal", "vocabulary_size", "layers", "provenance", "certificate"):
         assert model[name] == manifest[name]
     assert model["golden"]["logits"] <= manifest["certificate"]["logits"]["allowed"]

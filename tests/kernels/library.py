@@ -1,8 +1,10 @@
-"""The library of kernels, built once: by `make kernels`' own build folder, so that what is tested is what is used."""
+"""Libraries of kernels, built once: ours in the folder of `make kernels`, so that what is tested is what is used."""
 
+import contextlib
 import fcntl
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,36 +13,32 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "kernels"
-LIBRARY = "libattnserve_kernels.so"
+CACHE = ROOT / ".cache" / "kernels"
 TARGETS = ("avx512", "avx2", "portable")
 TARGET_OPTION = "attnserve.target"
 
 
 @cache
 def build_library(folder: Path = SOURCES / "build", *options: str) -> Path:
-    """The library, built in `folder` if anything has changed; skips where it cannot be built."""
+    """Our library; skips where it cannot be built."""
     if shutil.which("cmake") is None:
         pytest.skip("no cmake")
-    if shutil.which("c++") is None:
-        pytest.skip("no C++ compiler")
-    if not has_headers():
-        pytest.skip("no headers of ONNX Runtime and Highway: kernels/headers fetches them on Debian")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        # Other runs of the tests build in the same folder.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    find_headers()
+    with locked(folder):
         for command in (("cmake", "-S", SOURCES, "-B", folder, *options), ("cmake", "--build", folder)):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-            assert done.returncode == 0, done.stdout + done.stderr
-    return folder / LIBRARY
+            run(*command)
+    return folder / "libattnserve_kernels.so"
 
 
-def has_headers() -> bool:
-    """Whether CMake will find what it needs."""
-    installed = [Path(prefix) for prefix in ("/usr/include", "/usr/local/include", ROOT / ".cache/headers")]
-    return any((place / "hwy/highway.h").exists() for place in installed) and any(
-        (place / "onnxruntime/onnxruntime_cxx_api.h").exists() for place in installed
-    )
+@cache
+def build_recognisable() -> Path:
+    """A library whose ExpressiveAttention answers 0.125, whatever it is given: tests/kernels/recognisable.cc."""
+    source, library = Path(__file__).with_name("recognisable.cc"), CACHE / "recognisable.so"
+    headers = find_headers()
+    with locked(CACHE):
+        if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+            run("c++", "-std=c++17", "-shared", "-fPIC", "-I", headers / "onnxruntime", source, "-o", library)
+    return library
 
 
 @cache
@@ -55,3 +53,27 @@ def has_target(library: Path, target: str) -> bool:
             raise
         return False
     return True
+
+
+def find_headers() -> Path:
+    """The folder of the headers of ONNX Runtime and Highway; skips where there is no compiler or one is missing."""
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    for place in (ROOT / ".cache/headers", Path("/usr/local/include"), Path("/usr/include")):
+        if all((place / name).exists() for name in ("onnxruntime/onnxruntime_cxx_api.h", "hwy/highway.h")):
+            return place
+    return pytest.skip("no headers of ONNX Runtime and Highway: kernels/headers fetches them on Debian")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone in `folder`: other runs of the tests build there too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr

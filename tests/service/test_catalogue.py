@@ -88,6 +88,7 @@ class World:
             manifest=self.manifest,
             device=device,
             num_threads=num_threads,
+            kernels=None,
             observer=NOBODY,
             verdict="well",
             run=run,

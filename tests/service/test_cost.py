@@ -19,6 +19,7 @@ costs = st.builds(
     seconds_per_cell=numbers,
     bytes_per_row=st.floats(1, 1e4),
     bytes_per_cell=st.floats(0, 100),
+    pads=st.booleans(),
 )
 queues = st.lists(st.integers(1, 2000), min_size=1, max_size=40)
 
@@ -36,10 +37,19 @@ def alone(cost: Cost, lengths) -> float:
 
 def test_a_shape_is_what_packing_makes_of_it():
     shape = shape_of([3, 7, 2])
-    assert shape == Shape(num_rows=12, num_sequences=3, num_steps=7)
-    assert shape.num_cells == 3 * 49
+    assert shape == Shape(num_rows=12, num_sequences=3, num_steps=7, num_own_cells=9 + 49 + 4)
+    assert shape.num_padded_cells == 3 * 49
     assert COST.seconds(shape) == pytest.approx(1e-4 + 12 * 2e-6 + 147e-8)
     assert COST.bytes(shape) == 12 * 1000 + 147 * 50
+
+
+def test_kernels_compute_no_padding():
+    cost = dataclasses.replace(COST, pads=False)
+    assert cost.seconds(shape_of([3, 7, 2])) == pytest.approx(1e-4 + 12 * 2e-6 + 62e-8)
+    assert cost.bytes(shape_of([3, 7, 2])) == 12 * 1000 + 62 * 50
+    # So a long one and its short neighbours share a run.
+    assert take_batch([8] * 7 + [1024] + [8] * 8, cost) == list(range(16))
+    assert take_batch([8] * 7 + [1024] + [8] * 8, COST) == [place for place in range(16) if place != 7]
 
 
 @settings(deadline=None, derandomize=True)
@@ -139,6 +149,14 @@ def test_planted_coefficients_are_found(make_manifest):
     cost = measure_cost(make_manifest(max_length=4096), machine.run, max_seconds=1e6, clock=machine.clock)
     for name in ("seconds_per_run", "seconds_per_row", "seconds_per_cell"):
         assert getattr(cost, name) == pytest.approx(getattr(PLANTED, name), rel=1e-6), name
+
+
+def test_planted_coefficients_of_kernels_are_found(make_manifest):
+    machine = Machine(dataclasses.replace(PLANTED, pads=False))
+    cost = measure_cost(make_manifest(max_length=4096), machine.run, max_seconds=1e6, clock=machine.clock, pads=False)
+    assert cost.seconds_per_cell == pytest.approx(PLANTED.seconds_per_cell, rel=1e-6)
+    assert (cost.pads, cost.bytes_per_cell) == (False, 0)
+    assert cost.longest_within(1e9) == pytest.approx(1e9 / cost.bytes_per_row, rel=1e-3)
 
 
 def test_a_disturbed_machine_is_measured_by_its_best(make_manifest):

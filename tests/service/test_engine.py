@@ -120,8 +120,8 @@ def test_a_device_is_sound_while_it_answers_golden(bundles, monkeypatch, caplog)
 
 def test_its_observer_is_told(bundles):
     class Told(Observer):
-        def ran(self, *, lengths, pack_seconds, compute_seconds):
-            told.append((lengths, pack_seconds >= 0, compute_seconds > 0))
+        def ran(self, batch):
+            told.append((batch.lengths, batch.pads, batch.pack_seconds >= 0, batch.compute_seconds > 0))
 
     told = []
     engine = Engine(bundles / "tiny" / "1", device="cpu", num_threads=1, observer=Told())
@@ -129,7 +129,7 @@ def test_its_observer_is_told(bundles):
     assert told == []
     engine.run([job([1, 2], [0]), job([3], [0])])
     engine.run_lengths([4, 5])
-    assert told == [([2, 1], True, True), ([4, 5], True, True)]
+    assert told == [([2, 1], True, True, True), ([4, 5], True, True, True)]
 
 
 def test_batch_mates_do_not_matter(engine):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from attnserve.service.metrics import Metrics
+from attnserve.service.observer import BatchRun
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text("utf-8")
 
@@ -28,6 +29,7 @@ def metrics() -> Metrics:
         manifest=manifest,
         batcher=SimpleNamespace(is_open=True, num_waiting=7),
         engine=SimpleNamespace(device="cpu", provider="CPUExecutionProvider"),
+        kernels="on",
     )
     catalogue = SimpleNamespace(
         versions={"here": (1, 3), "broken": (1,), "unloaded": (1,)},
@@ -40,7 +42,7 @@ def metrics() -> Metrics:
 
 def test_a_batch_is_counted_once_with_its_padding(metrics: Metrics) -> None:
     observer = metrics.observer("here", 3)
-    observer.ran(lengths=[4, 1, 1], pack_seconds=0.001, compute_seconds=0.25)
+    observer.ran(BatchRun(lengths=[4, 1, 1], pads=True, pack_seconds=0.001, compute_seconds=0.25))
     labels = {"model": "here", "version": "3"}
     assert value_of(metrics, "inference_batch_sequences_sum", **labels) == 3
     assert value_of(metrics, "inference_batch_tokens_sum", **labels) == 6
@@ -49,6 +51,12 @@ def test_a_batch_is_counted_once_with_its_padding(metrics: Metrics) -> None:
     assert value_of(metrics, "inference_pack_duration_seconds_sum", **labels) == 0.001
     assert value_of(metrics, "inference_compute_duration_seconds_sum", **labels) == 0.25
     assert value_of(metrics, "inference_batch_sequences_count", **labels) == 1
+
+
+def test_kernels_compute_no_padding(metrics: Metrics) -> None:
+    observer = metrics.observer("here", 3)
+    observer.ran(BatchRun(lengths=[4, 1, 1], pads=False, pack_seconds=0.001, compute_seconds=0.25))
+    assert value_of(metrics, "inference_padding_ratio_sum", model="here", version="3") == 1
 
 
 def test_waiting_rendering_and_failing_are_counted(metrics: Metrics) -> None:
@@ -71,6 +79,7 @@ def test_models_are_shown_as_they_are_now(metrics: Metrics) -> None:
     info = {
         "device": "cpu",
         "provider": "CPUExecutionProvider",
+        "kernels": "on",
         "precision": "float16",
         "task": "next_token",
         "variants": "dot_product,expressive",
@@ -86,7 +95,7 @@ def test_two_services_in_one_process_do_not_share() -> None:
 
 
 def test_every_metric_is_on_the_page_and_the_page_names_no_other(metrics: Metrics) -> None:
-    metrics.observer("here", 3).ran(lengths=[1], pack_seconds=0.0, compute_seconds=0.0)
+    metrics.observer("here", 3).ran(BatchRun(lengths=[1], pads=True, pack_seconds=0.0, compute_seconds=0.0))
     ours = {
         f"{family.name}_total" if family.type == "counter" else family.name
         for family in metrics.registry.collect()

@@ -14,6 +14,7 @@ from attnserve.service.engine import Job
 from attnserve.service.model import check_answerable, check_room, load_model, make_tuner
 from attnserve.service.observer import NOBODY
 from attnserve.service.settings import Settings
+from tests.kernels.library import build_library, build_recognisable
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,8 @@ def test_room_for_what_is_read_and_what_is_made_of_it(tmp_path, monkeypatch, fre
 
 
 def settings(**fields):
-    return Settings(**{"tuning_seconds": 0.1, "tuning_cache": "", "num_threads": 1, "device": "cpu", **fields})
+    quick = {"tuning_seconds": 0.1, "tuning_cache": "", "num_threads": 1, "device": "cpu", "kernels": "off"}
+    return Settings(**{**quick, **fields})
 
 
 def load(folder, limits):
@@ -109,3 +111,39 @@ def test_what_is_queued_when_the_last_holder_lets_go_is_answered(bundles):
         return await asyncio.gather(*asked)
 
     assert len(asyncio.run(ask())) == 8
+
+
+def test_kernels_compute_attention_where_they_are_right(bundles):
+    model = load(bundles / "tiny" / "1", settings(kernels=str(build_library())))
+    model.batcher.close()
+    assert (model.kernels, model.engine.kernels, model.tuning.cost.pads) == ("on", build_library(), False)
+    assert model.engine.report.passed
+    model = load(bundles / "tiny" / "1", settings(kernels="off"))
+    model.batcher.close()
+    assert (model.kernels, model.engine.kernels, model.tuning.cost.pads) == ("off", None, True)
+
+
+def test_kernels_that_fail_golden_are_switched_off_for_the_model(bundles, caplog):
+    model = load(bundles / "tiny" / "1", settings(kernels=str(build_recognisable())))
+    model.batcher.close()
+    assert (model.kernels, model.engine.kernels, model.tuning.cost.pads) == ("failed", None, True)
+    assert model.engine.report.passed
+    assert "kernels are switched off for it, function bodies serve" in caplog.text
+    assert "OUTSIDE THE CERTIFICATE" in caplog.text
+
+
+def test_kernels_that_cannot_be_loaded_are_none(bundles, tmp_path, caplog):
+    library = tmp_path / "kernels.so"
+    library.write_text("not a library")
+    model = load(bundles / "tiny" / "1", settings(kernels=str(library)))
+    model.batcher.close()
+    assert model.kernels == "failed"
+    assert "function bodies serve" in caplog.text
+
+
+def test_a_damaged_bundle_is_no_fault_of_kernels(copy_bundle, tmp_path, caplog):
+    folder = copy_bundle(tmp_path / "tiny" / "1")
+    (folder / "golden.npz").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"golden\.npz"):
+        load(folder, settings(kernels=str(build_library())))
+    assert "kernels" not in caplog.text

@@ -1,6 +1,7 @@
 """Every setting: its flag, its environment variable, its default, its bounds and its page."""
 
 import argparse
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from attnserve.service.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
-COST = dict.fromkeys(Cost.__dataclass_fields__, 0.5)
+COST = dict.fromkeys((field.name for field in dataclasses.fields(Cost)), 0.5) | {"pads": False}
 COSTS = json.dumps({"nt": COST})
 
 DIGITS = "1f" * 32
@@ -30,6 +31,7 @@ VALUES = {
     ),
     "allow_anonymous": ("true", ["maybe", "2", ""]),
     "device": ("cpu", ["gpu", "CUDA", ""]),
+    "kernels": ("/opt/kernels.so", [""]),
     "num_threads": ("3", ["-1", "1025", "all"]),
     "engines": ("2", ["0", "65", "all"]),
     "poll_seconds": ("0.5", ["-1", "3601", "nan", "often"]),

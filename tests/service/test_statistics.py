@@ -2,10 +2,14 @@
 
 import threading
 
-from attnserve.service.observer import Observers
+from attnserve.service.observer import BatchRun, Observers
 from attnserve.service.statistics import Statistics
 
 NOTHING = {"count": 0, "ns": 0}
+
+
+def batch_run(lengths, pack_seconds, compute_seconds):
+    return BatchRun(lengths=lengths, pads=True, pack_seconds=pack_seconds, compute_seconds=compute_seconds)
 
 
 def test_nothing_has_happened():
@@ -21,9 +25,9 @@ def test_totals(monkeypatch):
     statistics = Statistics()
     for seconds in (0.5, 0.25, 0.125):
         statistics.waited(seconds)
-    statistics.ran(lengths=[4, 1], pack_seconds=0.001, compute_seconds=0.25)
-    statistics.ran(lengths=[7], pack_seconds=0.002, compute_seconds=0.5)
-    statistics.ran(lengths=[2, 2], pack_seconds=0.004, compute_seconds=1.0)
+    statistics.ran(batch_run([4, 1], 0.001, 0.25))
+    statistics.ran(batch_run([7], 0.002, 0.5))
+    statistics.ran(batch_run([2, 2], 0.004, 1.0))
     statistics.rendered(0.125)
     statistics.failed()
     for status in (200, 399, 400, 499, 504):
@@ -64,7 +68,7 @@ def test_told_and_asked_by_many_threads():
     def work(size):
         for _ in range(300):
             observers.waited(0.0)
-            observers.ran(lengths=[1] * size, pack_seconds=0.0, compute_seconds=0.0)
+            observers.ran(batch_run([1] * size, 0.0, 0.0))
             statistics.finished(200, 0.0)
             described = statistics.describe()
             assert sum(row["compute_infer"]["count"] for row in described["batch_stats"]) <= 1200
@@ -84,7 +88,7 @@ def test_observers_tell_everybody_everything():
     statistics = Statistics(), Statistics()
     observers = Observers(*statistics)
     observers.waited(0.5)
-    observers.ran(lengths=[1], pack_seconds=0.5, compute_seconds=0.5)
+    observers.ran(batch_run([1], 0.5, 0.5))
     observers.rendered(0.5)
     observers.failed()
     first, second = (one.describe() for one in statistics)

@@ -17,8 +17,8 @@ COST = Cost(seconds_per_run=1e-3, seconds_per_row=1e-6, seconds_per_cell=1e-9, b
 class Engine:
     """Costs what it says, by the clock of the test."""
 
-    def __init__(self, manifest, *, device="cpu", num_threads=1):
-        self.manifest, self.device, self.num_threads = manifest, device, num_threads
+    def __init__(self, manifest, *, device="cpu", num_threads=1, kernels=None):
+        self.manifest, self.device, self.num_threads, self.kernels = manifest, device, num_threads, kernels
         self.num_runs = 0
 
     def run_lengths(self, lengths):
@@ -89,6 +89,18 @@ def test_another_machine_or_release_is_measured_anew(tmp_path, make_engine, monk
         case "onnxruntime":
             monkeypatch.setattr("onnxruntime.__version__", "99.0")
     assert tune(tmp_path, make_engine()).source == "measured"
+
+
+def test_kernels_are_another_setting_and_so_is_another_library(tmp_path, make_engine):
+    library, costs = tmp_path / "kernels.so", tmp_path / "costs"
+    library.write_bytes(b"first")
+    assert tune(costs, make_engine()).cost.pads
+    measured = tune(costs, make_engine({"kernels": library}))
+    assert (measured.source, measured.cost.pads) == ("measured", False)
+    assert tune(costs, make_engine({"kernels": library})) == dataclasses.replace(measured, source="remembered")
+    library.write_bytes(b"second")
+    assert tune(costs, make_engine({"kernels": library})).source == "measured"
+    assert tune(costs, make_engine()).source == "remembered"
 
 
 def test_other_weights_of_one_shape_are_no_other_setting(tmp_path, make_engine):
