@@ -222,7 +222,8 @@ class Checkpoints:
         except FileNotFoundError:
             return
         except NotADirectoryError:
-            is_foreign = True
+            # It, or the store.
+            is_foreign = os.path.lexists(folder)
         if is_foreign:
             raise ForeignError(f"name: expected one that is free or was uploaded, got {name}, which holds other files")
 

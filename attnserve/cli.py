@@ -185,6 +185,18 @@ def _worker(parsed: argparse.Namespace) -> int:
     return run(parsed)
 
 
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    from attnserve.push import add_arguments
+
+    add_arguments(parser)
+
+
+def _push(parsed: argparse.Namespace) -> int:
+    from attnserve.push import run
+
+    return run(parsed)
+
+
 def _add_key(parser: argparse.ArgumentParser) -> None:
     from attnserve.service.mint import add_arguments
 
@@ -238,6 +250,9 @@ COMMANDS = {
     ),
     "worker": Command(
         summary="Run export jobs that services have taken.", run=_worker, add_arguments=_add_worker, extra="export"
+    ),
+    "push": Command(
+        summary="Send a checkpoint to a service, as far as it is not there already.", run=_push, add_arguments=_add_push
     ),
     "key": Command(
         summary="Make an API key for the service, and its entry in a keys file.", run=_key, add_arguments=_add_key

@@ -85,7 +85,7 @@ class Upload:
             try:
                 sha256 = self._hash.hexdigest()
                 if expected_sha256 not in (None, sha256):
-                    raise DigestError(f"sha256: expected {expected_sha256}, got {sha256}")
+                    raise DigestError(f"sha256: expected content with {expected_sha256}, got {sha256}")
                 # A link to it may be opened in an editor, and its content belongs to its name.
                 os.fchmod(self._file.fileno(), os.fstat(self._file.fileno()).st_mode & 0o444)
                 os.fsync(self._file.fileno())

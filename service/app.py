@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 import attnserve
+from attnserve.checkpoints import Checkpoints
+from attnserve.jobs import locate_checkpoints
 from attnserve.machine import count_cores, memory_limit
 from attnserve.service import routes
 from attnserve.service.access import Access
+from attnserve.service.body import IS_READING
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.checkpoints import routes as checkpoints
+from attnserve.service.checkpoints.uploads import Uploads
 from attnserve.service.guard import SCHEMES
 from attnserve.service.keyring import Keyring
 from attnserve.service.metrics import Metrics
@@ -72,8 +78,11 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(asyncio.to_thread(follow))
         loading.add_done_callback(lambda task: _report(task, on_failure))
+        sweeping = asyncio.create_task(uploads.keep_clean())
         yield
         catalogue.stop()
+        sweeping.cancel()
+        await asyncio.to_thread(uploads.close)
         with contextlib.suppress(Exception):
             await loading
         await asyncio.to_thread(catalogue.close)
@@ -97,6 +106,10 @@ def create_app(
     app.state.settings = settings = catalogue.settings
     # None where there are no keys, and everybody may ask.
     app.state.keyring = Keyring(settings.keys, settings.keys_file) if settings.keys or settings.keys_file else None
+    app.state.uploads = uploads = Uploads(
+        Checkpoints(locate_checkpoints(catalogue.repository.folder, settings.checkpoints)),
+        max_weights_bytes=settings.max_checkpoint_bytes,
+    )
     app.state.budget = Budget(catalogue.settings.max_pending_bytes or memory_limit() // 4)
     # Threads are few: those who may take one for long wait their turn here. Large bodies go one at a time: parsing
     # holds the interpreter's lock anyway, and a document takes many times the memory of its body.
@@ -107,7 +120,8 @@ def create_app(
         min(count_cores(), MAX_ENCODING), max_waiting=settings.max_encoding_queue, work="encoding"
     )
     # Not `include_router`, behind which every request is matched twice. What is asked most comes first.
-    app.router.routes[:0] = [*routes.router.routes, *oip.router.routes, *oip_repository.router.routes]
+    routers = (routes.router, oip.router, oip_repository.router, checkpoints.router)
+    app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
@@ -126,7 +140,7 @@ def _report(task: "asyncio.Task[None]", on_failure: Callable[[BaseException], No
 async def _answer_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     request.scope["reason"] = error.reason
-    return render_problem(error)
+    return _render(request, error)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -138,11 +152,26 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     if error.status_code == 404:
         fault = Fault(field="path", message=f"expected a route that /openapi.json lists, {got}")
     elif error.status_code == 405:
-        fault = Fault(field="method", message=f"expected {headers.get('Allow', 'another')}, {got}")
+        headers["Allow"] = ", ".join(_list_methods(request))
+        fault = Fault(field="method", message=f"expected {headers['Allow']}, {got}")
     else:
         fault = Fault(field="request", message=str(error.detail))
     problem = Problem(f"{fault.field}: {fault.message}", [fault], headers)
     problem.status, problem.title = error.status_code, str(error.detail).capitalize()
+    return _render(request, problem)
+
+
+def _list_methods(request: Request) -> list[str]:
+    """Of all routes with the path of a request: Starlette says those of the first one."""
+    routes = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in routes for method in getattr(route, "methods", ())})
+
+
+def _render(request: Request, problem: Problem) -> Response:
+    if "expect" in request.headers and not request.scope.get(IS_READING):
+        # The client has been waiting for leave to send its body. Whether it will send it now is anybody's guess, and
+        # over a connection that is kept it would be taken for the next request, or that for the body.
+        problem.headers = {**problem.headers, "Connection": "close"}
     return render_problem(problem)
 
 

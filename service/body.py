@@ -19,6 +19,8 @@ Result = TypeVar("Result")
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 # A packed body is unpacked this much at a time, and others are served in between: a byte of it may become a thousand.
 PIECE_BYTES = 256 * 1024
+IS_READING = "is_reading"
+"""In the scope of a request whose body is wanted."""
 # For so long nobody looks whether a client is still there.
 PATIENCE_SECONDS = 0.02
 
@@ -48,10 +50,9 @@ async def read_body(
     if encoding != "identity" and (as_json or encoding not in WINDOWS):
         expected = "none" if as_json else f"none, {' or '.join(WINDOWS)}"
         raise UnsupportedMediaType.about("Content-Encoding", f"expected {expected}, got {encoding[:64]!r}")
-    declared = request.headers.get("content-length", "")
-    # A server checks that it is a number; that of one beyond 18 digits no longer matters.
-    if declared.isdecimal() and int(declared[:18]) > limit_bytes:
+    if (read_length(request) or 0) > limit_bytes:
         raise _too_large(limit_bytes)
+    request.scope[IS_READING] = True
     parts: AsyncIterator[bytes] = request.stream()
     if encoding != "identity":
         parts = _unpack(_limit(parts, limit_bytes), encoding)
@@ -63,6 +64,13 @@ async def read_body(
         hold(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def read_length(request: Request) -> int | None:
+    """The length that the head of a request declares, if it does."""
+    declared = request.headers.get("content-length", "")
+    # A server checks that it is a number; that of one beyond 18 digits no longer matters.
+    return int(declared[:18]) if declared.isdecimal() else None
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:

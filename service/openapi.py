@@ -13,11 +13,13 @@ from attnserve.service.problems import (
     Conflict,
     DeadlineExceeded,
     Forbidden,
+    InsufficientStorage,
     InternalError,
     Invalid,
     NotAcceptable,
     NotFound,
     Overloaded,
+    PreconditionFailed,
     Problem,
     TooLarge,
     Unauthorized,
@@ -43,14 +45,12 @@ def describe_answer(example: object, *problems: type[Problem], formats: Sequence
     for media_type in formats:
         content[media_type] = {"schema": {"type": "string", **({} if media_type == EVENTS else {"format": "binary"})}}
     described: Documented = {200: {"description": "Done", "content": content}}
-    described.update(describe_problems(*problems))
-    if problems:
-        # Also keeps FastAPI from documenting its own validation error, which no route of ours answers with.
-        described["default"] = {
-            "description": "Any other problem.",
-            "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}},
-        }
-    return described
+    return {**described, **_describe_others(*problems)} if problems else described
+
+
+def describe_removal(*problems: type[Problem]) -> Documented:
+    """`responses` of a route that answers 204."""
+    return {204: {"description": "Gone"}, **_describe_others(*problems)}
 
 
 def describe_problems(*problems: type[Problem]) -> Documented:
@@ -62,6 +62,12 @@ def describe_problems(*problems: type[Problem]) -> Documented:
         }
         for problem in problems
     }
+
+
+def _describe_others(*problems: type[Problem]) -> Documented:
+    # The last also keeps FastAPI from documenting its own validation error, which no route of ours answers with.
+    default = {"description": "Any other problem.", "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}}}
+    return {**describe_problems(*problems), "default": default}
 
 
 def _inline(value: Any, reference: str, definition: dict[str, Any]) -> Any:
@@ -79,6 +85,7 @@ def _example_of(problem: type[Problem]) -> dict[str, Any]:
         BadRequest: ("body", "expected JSON, got something else at line 1 column 17: unexpected character"),
         NotFound: ("model", "expected one of nt-dot-product, nt-elliptical, nt-expressive, got 'nt'"),
         NotAcceptable: ("Accept", f"expected one of {JSON}, got 'text/html'"),
+        PreconditionFailed: ("If-None-Match", "expected no such file, got one that is there"),
         TooLarge: ("top_k", "sequences x positions x top_k may be at most 65536, got 80000"),
         UnsupportedMediaType: ("Content-Type", f"expected {JSON}, got 'text/plain'"),
         Invalid: ("sequences[0][3]", "expected an integer id from 0 to 7, got the string 'x'"),
@@ -88,6 +95,7 @@ def _example_of(problem: type[Problem]) -> dict[str, Any]:
         Overloaded: "4090 sequences are waiting and at most 4096 may; 8 more were sent",
         Unavailable: "nt-expressive is being loaded",
         DeadlineExceeded: "not answered within 250 ms",
+        InsufficientStorage: "the disk of uploaded checkpoints is full: No space left on device",
         InternalError: "the model failed on this input; the service's log has details",
     }
     field, message = faults.get(problem, ("", ""))

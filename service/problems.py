@@ -74,7 +74,7 @@ class Forbidden(Problem):
 
 
 class NotFound(Problem):
-    """No such model, version or route."""
+    """No such model, version, checkpoint or route."""
 
     status, title = 404, "Not found"
 
@@ -91,6 +91,12 @@ class Conflict(Problem):
     status, title = 409, "Conflict"
 
 
+class PreconditionFailed(Problem):
+    """What is there is not what If-Match or If-None-Match says; nothing has changed."""
+
+    status, title = 412, "Precondition failed"
+
+
 class TooLarge(Problem):
     """The body or the answer would be larger than the limits; refused before any work."""
 
@@ -98,7 +104,7 @@ class TooLarge(Problem):
 
 
 class UnsupportedMediaType(Problem):
-    """The body is not JSON."""
+    """The body is of a type, or packed in a way, that is not taken."""
 
     status, title = 415, "Unsupported media type"
 
@@ -110,7 +116,7 @@ class Invalid(Problem):
 
 
 class Overloaded(Problem):
-    """The queue or the memory for answers is full; come back later."""
+    """The queue or the memory for answers is full, or too many uploads are under way; come back later."""
 
     status, title = 429, "Overloaded"
 
@@ -129,6 +135,12 @@ class DeadlineExceeded(Problem):
     """The answer would have come too late; nobody computes it any more."""
 
     status, title = 504, "Deadline exceeded"
+
+
+class InsufficientStorage(Problem):
+    """The disk is full; nothing is left of the upload."""
+
+    status, title = 507, "Insufficient storage"
 
 
 def raise_faults(faults: Sequence[Fault]) -> None:

@@ -196,6 +196,6 @@ def get_catalogue(request: Request) -> Catalogue:
     return catalogue
 
 
-def answer_json(document: Any) -> Response:
+def answer_json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A document as JSON; numbers of numpy included."""
-    return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON)
+    return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), status, headers, JSON)

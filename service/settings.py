@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from attnserve.records import from_json
 from attnserve.service.cost import Cost
 from attnserve.service.keys import Key, parse_keys
 
-KIB, MIB = 1024, 1024 * 1024
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
 def _parse_keys(given: object) -> tuple[Key, ...]:
@@ -38,6 +39,17 @@ def _parse_costs(given: object) -> dict[str, Cost]:
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}.{field}: expected a number >= 0, got {value}")
     return costs
+
+
+def _parse_folders(given: object) -> tuple[str, ...]:
+    # On the command line as in PATH, in a file as a list.
+    folders = [part for part in given.split(os.pathsep) if part] if isinstance(given, str) else given
+    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str) for folder in folders):
+        raise ValueError(f"expected folders, got {type(given).__name__}")
+    for folder in folders:
+        if not os.path.isabs(folder):
+            raise ValueError(f"expected absolute paths, got {folder!r}")
+    return tuple(folders)
 
 
 class Settings(BaseSettings):
@@ -208,6 +220,27 @@ class Settings(BaseSettings):
         {},
         description="Costs by model, as JSON, instead of measured ones: "
         "`tuning.cost` of `GET /v1/models/{model}` on a machine like this one.",
+    )
+    checkpoints: str = Field(
+        "",
+        description="Folder of uploaded checkpoints, shared by all services and workers of a repository; empty is "
+        "`.attnserve/checkpoints` in the repository. A folder of its own, on a disk that is written to.",
+        json_schema_extra={"accepts": "path"},
+    )
+    max_checkpoint_bytes: int = Field(
+        16 * GIB,
+        ge=KIB,
+        description="Largest `model.safetensors` that may be uploaded; beyond it 413.",
+    )
+    checkpoint_paths: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        PlainValidator(_parse_folders),
+        WithJsonSchema({"accepts": f"absolute paths, separated by `{os.pathsep}`; in a file, a list"}),
+    ] = Field(
+        (),
+        description="Folders on this machine that exports may read checkpoints from, besides those that were uploaded. "
+        "Links are followed within them, never out of them.",
     )
     otlp_endpoint: str = Field(
         "",

@@ -163,6 +163,8 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., cont
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")}
         environment["ATTNSERVE_TUNING_CACHE"] = str(costs)
         environment["ATTNSERVE_KERNELS"] = "off"
+        # Not in the repository, which other tests use too.
+        environment["ATTNSERVE_CHECKPOINTS"] = str(log.with_name("checkpoints"))
         with log.open("wb") as stderr:
             process = subprocess.Popen(command, stdout=stderr, stderr=stderr, env=environment)
         with process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:

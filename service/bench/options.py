@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
 
+from attnserve.remote import API_KEY, check_api_key, check_url
 from attnserve.service.bench.lengths import FORMS, parse_lengths
 from attnserve.service.bench.schedule import ARRIVALS, Arrivals
 from attnserve.service.deadline import MAX_TIMEOUT_MS
 
-API_KEY = "ATTNSERVE_API_KEY"
 MAX_REQUESTS = 10_000_000
 DAY_S = 24 * 3600
 
@@ -46,17 +45,10 @@ class LoadOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if "@" in parts.netloc:
-            # Nor this one: it holds a password.
-            raise ValueError("--url: expected http://HOST:PORT, got one with a user")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"--url: expected http://HOST:PORT, got {self.url!r}")
+        check_url(self.url)
         if not self.model:
             raise ValueError("--model: expected the name of a model, got none")
-        if not (self.api_key.isascii() and self.api_key.isprintable()):
-            # Not what came: it is a secret.
-            raise ValueError(f"--api-key ({API_KEY}): expected printable ASCII, got other characters")
+        check_api_key(self.api_key)
         if self.lengths is not None:
             parse_lengths(self.lengths)
         _check_range("--rate", self.rate, above=0)

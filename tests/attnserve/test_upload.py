@@ -86,7 +86,7 @@ def test_what_is_refused_leaves_nothing(store, name, file, expected, error):
 
 
 def test_a_wrong_digest_says_both(store):
-    with pytest.raises(DigestError, match=f"^sha256: expected {'0' * 64}, got {DIGEST}$"):
+    with pytest.raises(DigestError, match=f"^sha256: expected content with {'0' * 64}, got {DIGEST}$"):
         begin(store).commit("mine", "config.json", "0" * 64)
 
 

@@ -57,6 +57,11 @@ ARROWS = {
     "attnserve.sweep": Arrows(at_import={"attnserve.bundle", "attnserve.checkpoints"}, when_called=set()),
     "attnserve.upload": Arrows(at_import={"attnserve.checkpoints", "attnserve.publish"}, when_called=set()),
     "attnserve.flags": Arrows(at_import={"pydantic", "pydantic_settings"}, when_called=set()),
+    "attnserve.remote": Arrows(at_import={"attnserve.__version__"}, when_called=set()),
+    # Its bar is there where tqdm is.
+    "attnserve.push": Arrows(
+        at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "remote")}, when_called={"tqdm"}
+    ),
     "attnserve.interface": Arrows(at_import={"attnserve.records"}, when_called=set()),
     "attnserve.logs": Arrows(at_import={"orjson"}, when_called=set()),
     "attnserve.text": Arrows(at_import=SPINE | {"numpy"}, when_called={"tokenizers"}),

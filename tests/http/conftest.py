@@ -49,12 +49,14 @@ class Engine:
 
 
 @pytest.fixture
-def make_app(bundles):
+def make_app(bundles, tmp_path):
     """An app, its engine and its queue; nothing is loaded, everything is as if."""
+    # Beside the bundles, others would see them.
+    uploads = {"checkpoints": str(tmp_path / "checkpoints")}
     with contextlib.ExitStack() as stack:
 
         def make(*, loaded=True, max_queue=2, **limits):
-            catalogue = Catalogue(bundles, Settings(max_queue=max_queue, **limits))
+            catalogue = Catalogue(bundles, Settings(max_queue=max_queue, **{**uploads, **limits}))
             app = create_app(catalogue)
             engine = Engine(read_manifest(bundles / "tiny" / "1"))
             batcher = Batcher(engine.run, ALONE, max_batch_bytes=1e9, max_queue=max_queue)

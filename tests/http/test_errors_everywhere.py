@@ -1,6 +1,8 @@
 """Every route, and every problem it may answer with: provoked, in one shape, and documented."""
 
 import asyncio
+import errno
+import os
 
 import orjson
 import pytest
@@ -15,8 +17,15 @@ ABOUT_A_MODEL = {404, 503}
 CHANGING = {400, 404, 409, 413, 415}
 V1, V2 = "/v1/models/{model}", "/v2/models/{model}"
 VERSION = "/versions/{version}"
-# By route; 405 goes without saying, and is checked of all.
+UPLOADING = {400, 409, 412, 413, 415, 422, 429, 503, 504, 507}
+CHECKPOINT = "/v1/checkpoints/{name}"
+# By route, and by method where there are several; 405 goes without saying, and is checked of all.
 ROUTES = {
+    "/v1/checkpoints": {503},
+    f"GET {CHECKPOINT}": {404, 503},
+    f"DELETE {CHECKPOINT}": {404, 409, 503},
+    f"PUT {CHECKPOINT}/{{file}}": UPLOADING,
+    f"DELETE {CHECKPOINT}/{{file}}": {404, 503},
     **{f"{V1}{version}/{end}": ASKING for version in ("", VERSION) for end in ("predict", "attention")},
     **{f"{V2}{version}/infer": ASKING - {406} for version in ("", VERSION)},
     **{f"{V1}{version}": ABOUT_A_MODEL for version in ("", VERSION)},
@@ -38,7 +47,10 @@ ROUTES = {
 # FastAPI's own.
 PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 # Whoever asks, whatever for.
-ANYWHERE = {"500", "default", "200", "401", "403"}
+ANYWHERE = {"500", "default", "200", "201", "204", "401", "403"}
+PATHS = {route.split()[-1] for route in ROUTES}
+NAMES = {"model": "tiny", "version": 1, "name": "mine", "file": "model.safetensors"}
+POSTED = ("/predict", "/attention", "/infer", "/index", "/load", "/unload")
 
 
 def is_inference(path):
@@ -53,15 +65,16 @@ def body_of(path, *sequence):
     return orjson.dumps({"sequences": [sequence]}) if is_inference(path) else b"{}"
 
 
-async def ask(client, path, body=None, *, model="tiny", version=1, **headers):
-    url = path.format(model=model, version=version)
-    if path.endswith(("/predict", "/attention", "/infer", "/index", "/load", "/unload")):
-        headers = {
-            "Content-Type": "application/json",
-            **{name.replace("_", "-"): text for name, text in headers.items()},
-        }
+async def ask(client, route, body=None, *, names=None, **headers):
+    *method, path = route.split()
+    url = path.format(**NAMES | (names or {}))
+    headers = {name.replace("_", "-"): text for name, text in headers.items()}
+    if path.endswith(POSTED):
+        headers = {"Content-Type": "application/json", **headers}
         return await client.post(url, content=body_of(path, 1) if body is None else body, headers=headers)
-    return await client.get(url)
+    if method == ["PUT"]:
+        return await client.put(url, content=b"weights" if body is None else body, headers=headers)
+    return await client.request(method[0] if method else "GET", url)
 
 
 # How to come by each: makes an app, and returns what answers.
@@ -81,6 +94,12 @@ async def full(path, client, app, engine, batcher):
 
 
 async def conflict(path, client, app, *_):
+    if "checkpoints" in path:
+        theirs = app.state.uploads.checkpoints.folder / "mine" / "notes.txt"
+        await ask(client, f"PUT {CHECKPOINT}/{{file}}")
+        theirs.write_text("precious")
+        return await ask(client, path)
+
     def refuse(*_):
         raise BundleError("aliases.json: cannot be written: Read-only file system")
 
@@ -88,24 +107,78 @@ async def conflict(path, client, app, *_):
     return await ask(client, path)
 
 
+class BrokenDisk:
+    """A store of which nothing can be read or written."""
+
+    folder = "nowhere"
+
+    def __init__(self, number):
+        self.number = number
+
+    def name_temporary(self):
+        return self.folder
+
+    def __getattr__(self, name):
+        def fail(*_):
+            raise OSError(self.number, os.strerror(self.number))
+
+        return fail
+
+
+def on_a_disk_that_is(number):
+    def way(path, client, app, *_):
+        app.state.uploads.checkpoints = BrokenDisk(number)
+        return ask(client, path)
+
+    return way
+
+
+async def crowded(path, client, app, engine, batcher):
+    if "checkpoints" not in path:
+        return await full(path, client, app, engine, batcher)
+    app.state.uploads.num_open = 4
+    return await ask(client, path)
+
+
+async def late(path, client, *_):
+    async def never_ending():
+        while True:
+            await asyncio.sleep(0.001)
+            yield b"x"
+
+    return await ask(client, path, never_ending() if path.startswith("PUT") else None, Timeout_Ms="20")
+
+
+def wrong(path, client, *_):
+    if path.startswith("PUT"):
+        return ask(client, path, names={"file": "model.pt"})
+    return ask(client, path, body_of(path, 99))
+
+
+def unavailable(path, client, app, *_):
+    return on_a_disk_that_is(errno.EROFS)(path, client, app) if "checkpoints" in path else ask(client, path)
+
+
 WAYS = {
-    400: lambda path, client, *_: ask(client, path, b"{"),
-    404: lambda path, client, *_: ask(client, path, model="nope"),
+    400: lambda path, client, *_: ask(client, path, b"{", Content_Digest="none"),
+    404: lambda path, client, *_: ask(client, path, names={"model": "nope", "name": "nope"}),
     406: lambda path, client, *_: ask(client, path, Accept="text/html"),
     409: conflict,
+    412: lambda path, client, *_: ask(client, path, If_Match="*"),
     413: lambda path, client, *_: ask(client, path, b" " * 100_000),
     415: lambda path, client, *_: ask(client, path, Content_Encoding="br"),
-    422: lambda path, client, *_: ask(client, path, body_of(path, 99)),
-    429: full,
-    503: lambda path, client, *_: ask(client, path),
-    504: lambda path, client, *_: ask(client, path, Timeout_Ms="20"),
+    422: wrong,
+    429: crowded,
+    503: unavailable,
+    504: late,
+    507: on_a_disk_that_is(errno.ENOSPC),
 }
 
 
 @pytest.fixture
 def provoke(make_app):
     def run(path, way, **options):
-        app, engine, batcher = make_app(max_body_bytes=4096, **options)
+        app, engine, batcher = make_app(max_body_bytes=4096, max_checkpoint_bytes=4096, **options)
         answers = []
 
         async def conversation(client):
@@ -119,15 +192,16 @@ def provoke(make_app):
 
 def test_every_route_is_here(make_app):
     app, *_ = make_app()
-    assert {route.path for route in app.routes} == {*ROUTES, *PAGES}
+    assert {route.path for route in app.routes} == {*PATHS, *PAGES}
 
 
-@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("path", sorted(PATHS))
 def test_what_may_happen_is_documented(make_app, path):
     app, *_ = make_app()
-    for operation in app.openapi()["paths"][path].values():
-        assert {int(status) for status in operation["responses"].keys() - ANYWHERE} == ROUTES[path]
-        for status in ROUTES[path]:
+    for method, operation in app.openapi()["paths"][path].items():
+        statuses = ROUTES[path] if path in ROUTES else ROUTES[f"{method.upper()} {path}"]
+        assert {int(status) for status in operation["responses"].keys() - ANYWHERE} == statuses
+        for status in statuses:
             (media_type,) = operation["responses"][str(status)]["content"]
             assert media_type == "application/problem+json"
 
@@ -145,23 +219,25 @@ def test_what_is_documented_may_happen(provoke, path, status):
 @pytest.mark.parametrize("path", [path for path in ROUTES if VERSION in path])
 @pytest.mark.parametrize("version", ["2", "0", "x", "01", "9" * 300])
 def test_versions_that_are_not_served(provoke, path, version):
-    response = provoke(path, lambda path, client, *_: ask(client, path, version=version))
+    response = provoke(path, lambda path, client, *_: ask(client, path, names={"version": version}))
     check_problem(response, 404)
     assert [fault["field"] for fault in response.json()["errors"]] == ["version"]
 
 
-@pytest.mark.parametrize("path", [*ROUTES, *sorted(PAGES)])
+@pytest.mark.parametrize("path", sorted({*PATHS, *PAGES}))
 def test_methods_that_are_not_allowed(provoke, path):
-    url = path.format(model="tiny", version=1)
-    response = provoke(path, lambda path, client, *_: client.delete(url))
+    url = path.format(**NAMES)
+    response = provoke(path, lambda path, client, *_: client.patch(url))
     detail = check_problem(response, 405)
     assert response.json()["error"] == detail
     allowed = {method.strip() for method in response.headers["Allow"].split(",")}
-    assert allowed <= {"GET", "HEAD", "POST"}
-    assert ("POST" in allowed) == path.endswith(("/predict", "/attention", "/infer", "/index", "/load", "/unload"))
+    assert allowed <= {"GET", "HEAD", "POST", "PUT", "DELETE"}
+    assert ("POST" in allowed) == path.endswith(POSTED)
+    several = {route.split()[0] for route in ROUTES if route.endswith(f" {path}")}
+    assert several <= allowed
 
 
-@pytest.mark.parametrize("path", [*ROUTES, "/nothing"])
+@pytest.mark.parametrize("path", sorted({*PATHS, "/nothing"}))
 def test_routes_that_are_none(provoke, path):
-    url = f"{path.format(model='tiny', version=1)}/more"
+    url = f"{path.format(**NAMES)}/and/even/more"
     check_problem(provoke(path, lambda path, client, *_: client.get(url)), 404)

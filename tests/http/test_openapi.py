@@ -4,11 +4,15 @@ import pytest
 from pydantic import TypeAdapter
 
 from attnserve.service import schemas
+from attnserve.service.checkpoints.schemas import CheckpointBody, CheckpointList, Uploaded
 from attnserve.service.problems import Problem
 
 pytestmark = pytest.mark.http
 
 ROUTES = {
+    "/v1/checkpoints": ["get"],
+    "/v1/checkpoints/{name}": ["delete", "get"],
+    "/v1/checkpoints/{name}/{file}": ["delete", "put"],
     "/v1/models": ["get"],
     "/v1/models/{model}": ["get"],
     "/v1/models/{model}/attention": ["post"],
@@ -72,19 +76,25 @@ def test_every_route_is_described(document):
         assert operation["summary"], path
         assert operation["description"], path
         assert operation["tags"], path
-        assert ("requestBody" in operation) == (method == "post")
+        assert ("requestBody" in operation) == (method in ("post", "put"))
 
 
 def test_every_answer_has_an_example_that_fits_its_schema(document):
     models = {
+        "/v1/checkpoints": CheckpointList,
+        "/v1/checkpoints/{name}": CheckpointBody,
+        "/v1/checkpoints/{name}/{file}": Uploaded,
         "/v1/models": schemas.ModelList,
         "/v1/models/{model}": schemas.ModelBody,
         "/v1/models/{model}/versions/{version}": schemas.ModelBody,
         "/healthz": dict[str, str],
         "/readyz": dict[str, str | list[str]],
     }
-    for path, _, operation in operations(document):
+    for path, method, operation in operations(document):
         if path == "/metrics" or path.startswith("/v2"):
+            continue
+        if method == "delete":
+            assert "content" not in operation["responses"]["204"]
             continue
         content = operation["responses"]["200"]["content"]["application/json"]
         TypeAdapter(models.get(path, schemas.PredictAnswer)).validate_python(content["example"], strict=True)
@@ -92,7 +102,7 @@ def test_every_answer_has_an_example_that_fits_its_schema(document):
 
 def test_every_problem_has_an_example_that_fits_its_schema(document):
     for path, method, operation in operations(document):
-        statuses = {status for status in operation["responses"] if status not in ("200", "default")}
+        statuses = {status for status in operation["responses"] if status not in ("200", "201", "204", "default")}
         if method == "post":
             expected = {"400", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
             if path.startswith("/v2"):
@@ -128,8 +138,8 @@ def test_references_lead_somewhere(document):
 def test_examples_of_requests_work(server, document):
     num_examples = 0
     for path, _, operation in operations(document):
-        # Those of loading and unloading change what is served: tests/http/test_repository.py.
-        if "requestBody" not in operation or path.endswith("load"):
+        # Those of loading and unloading change what is served: tests/http/test_repository.py. Files have no examples.
+        if "requestBody" not in operation or path.endswith(("load", "{file}")):
             continue
         content = operation["requestBody"]["content"]["application/json"]
         assert content["examples"]
@@ -184,6 +194,7 @@ def test_every_problem_is_documented(document):
     answers = {
         **paths["/v1/models/{model}/predict"]["post"]["responses"],
         **paths["/v2/repository/models/{model}/load"]["post"]["responses"],
+        **paths["/v1/checkpoints/{name}/{file}"]["put"]["responses"],
     }
-    documented = {int(status) for status in answers if status not in ("200", "default")}
+    documented = {int(status) for status in answers if status not in ("200", "201", "default")}
     assert {problem.status for problem in subclasses(Problem)} == documented

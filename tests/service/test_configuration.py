@@ -77,6 +77,11 @@ def test_a_file_has_keys_as_a_list(write):
     assert (key.name, key.digest.hex()) == ("ci", DIGITS)
 
 
+def test_a_file_has_folders_as_a_list(write):
+    assert parse("--config", write("checkpoint_paths: [/data/a, /data/b]")).checkpoint_paths == ("/data/a", "/data/b")
+    assert parse("--config", write("checkpoint_paths: /data/a")).checkpoint_paths == ("/data/a",)
+
+
 WRONG = {
     "max_cue: 1": "max_cue: expected the name of a setting, such as max_queue",
     "repository: models": "repository: expected the name of a setting",
@@ -87,6 +92,9 @@ WRONG = {
     "allow_anonymous: 1": "allow_anonymous: input should be a valid boolean, got 1",
     "host:": "host: input should be a valid string, got None",
     "device: gpu": "device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'",
+    "checkpoint_paths: [/data, b]": "checkpoint_paths: expected absolute paths, got 'b'",
+    "checkpoint_paths: [1]": "checkpoint_paths: expected folders, got list",
+    "checkpoint_paths: {}": "checkpoint_paths: expected folders, got dict",
     "keys: [{name: ci}]": "keys: entry 1, sha256: missing; expected name, sha256, scopes",
     "port: 1\nhost: localhost\nport: 2": "expected each name once, got one again at line 3 column 1",
     "port: [1": "expected YAML or JSON, got something else at line 1 column 9",

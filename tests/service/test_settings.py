@@ -49,6 +49,9 @@ VALUES = {
     "tuning_seconds": ("0.5", ["0", "-1", "601", "nan"]),
     "tuning_cache": ("/var/cache", []),
     "tuning": (COSTS, ["x", "{"]),
+    "checkpoints": ("/var/checkpoints", []),
+    "max_checkpoint_bytes": ("4096", ["1023", "-1", "1G"]),
+    "checkpoint_paths": ("/data/a:/data/b", ["data", "~/data"]),
     "otlp_endpoint": (
         "http://collector:4318",
         ["collector:4318", "ftp://c", "http://", "http://me:secret@c", "http://c?k=v"],
@@ -100,6 +103,8 @@ def test_flag_over_environment_over_default(name, monkeypatch):
     by_flag = getattr(parse(flag_of(name), text), name)
     if name == "tuning":
         assert by_flag == {"nt": Cost(**COST)}
+    elif name == "checkpoint_paths":
+        assert by_flag == ("/data/a", "/data/b")
     else:
         assert name == "keys" or str(by_flag).lower() == text
     assert type(by_flag) is type(default)
