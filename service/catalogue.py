@@ -82,17 +82,16 @@ class Catalogue:
         return self.explain_unready() is None
 
     def explain_unready(self) -> str | None:
-        """Why nobody should send requests; None if all is well."""
+        """Why nobody should send requests, in words that anybody may read; None if all is well."""
         if self.is_lost:
             return "the device is lost"
         if self.is_draining:
             return "about to stop"
         if self.is_loading:
             return "models are being loaded"
-        if any(model.batcher.is_open for model in self.models.values()):
-            return None
-        failed = sorted(self.failures.by_name)
-        return "no model of the repository answers" + (f"; failed: {', '.join(failed[:10])}" if failed else "")
+        # Which, and why not, is told by /v1/models to those who have a key.
+        is_ready = any(model.batcher.is_open for model in self.models.values())
+        return None if is_ready else "no model of the repository answers"
 
     def load(self) -> None:
         """Load every model; one that fails is named in the log and in `failures`, and disturbs no other.
