@@ -19,6 +19,7 @@ from attnserve.service.model import ServedModel
 from attnserve.service.prediction import describe_entry
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import Problem, describe_problem
+from attnserve.service.routing import get_stages
 from attnserve.service.sequences import Input, Reader
 
 FORMATS = (JSON, EVENTS)
@@ -85,11 +86,12 @@ async def answer_continuation(
         deadline: of the last token; a stream outlives the request that began it.
     """
     assert asked.continuation is not None
+    stages = get_stages(request)
 
     async def submit(jobs: Sequence[Job]) -> list[Answer]:
         try:
             async with asyncio.timeout_at(deadline.at):
-                return await while_connected(request, model.batcher.submit(jobs, due=deadline.at))
+                return await while_connected(request, model.batcher.submit(jobs, due=deadline.at, stages=stages))
         except TimeoutError:
             raise deadline.problem from None
 
