@@ -70,8 +70,18 @@ class Admission:
         if len(lengths) > self._max_queue:
             raise TooLarge.about("sequences", f"expected at most {self._max_queue} in one request, got {len(lengths)}")
 
-    def check_room(self, lengths: Sequence[int], seconds: Sequence[float], now: float, due: float) -> None:
-        """Let a request in, whose sequences cost `seconds` each if alone; they are to be queued next.
+    def check_room(
+        self, lengths: Sequence[int], seconds: Sequence[float], now: float, due: float, *, is_begun: bool = False
+    ) -> None:
+        """Let a request in; its sequences are to be queued next.
+
+        Args:
+            lengths: of its sequences, in steps.
+            seconds: what each costs if alone.
+            now: by the clock.
+            due: when nobody waits for it any more.
+            is_begun: whether it was let in before, and this is its next part: what is done is not thrown away. There
+                are no more of them waiting than were let in at the same time, which is the queue and a batch.
 
         Raises:
             Overloaded: there is no room for all of them, or they would wait until after they are due.
@@ -82,7 +92,7 @@ class Admission:
         forming = [copy.copy(batch) for batch in self._forming]
         num_joining = sum(any(batch.join(length) for batch in forming) for length in lengths)
         # Whoever finds nobody before them runs however late: expectations may be wrong, and nothing else would show it.
-        if not is_first:
+        if not is_first and not is_begun:
             self._check(seconds, len(lengths) - num_joining, now, due)
         self._forming = forming
 

@@ -101,7 +101,12 @@ class Batcher:
         return len(self._queue)
 
     async def submit(
-        self, jobs: Sequence[Job], *, due: float | None = None, stages: Stages | None = None
+        self,
+        jobs: Sequence[Job],
+        *,
+        due: float | None = None,
+        stages: Stages | None = None,
+        is_begun: bool = False,
     ) -> list[Answer]:
         """Queue the jobs of one request and wait for all answers, in their order.
 
@@ -109,6 +114,7 @@ class Batcher:
             jobs: at least one.
             due: when nobody waits any more, by the clock.
             stages: told how long they waited and ran.
+            is_begun: whether the request has been let in before, and goes on: then the queue has room.
 
         Raises:
             TooLarge: a sequence needs more memory than a batch may, or there are more than the queue holds.
@@ -126,7 +132,7 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Unavailable(STOPPED)
-            self._admission.check_room(lengths, seconds, now, due)
+            self._admission.check_room(lengths, seconds, now, due, is_begun=is_begun)
             self._queue.put(ticket, jobs, seconds, now, due)
         # When the event loop has been through everything that has come: a worker that is woken by the first of sixteen
         # requests takes it alone, and the interpreter's lock with it.

@@ -86,14 +86,18 @@ async def answer_continuation(
         deadline: of the last token; a stream outlives the request that began it.
     """
     assert asked.continuation is not None
-    stages = get_stages(request)
+    stages, is_begun = get_stages(request), False
 
     async def submit(jobs: Sequence[Job]) -> list[Answer]:
+        nonlocal is_begun
+        working = model.batcher.submit(jobs, due=deadline.at, stages=stages, is_begun=is_begun)
         try:
             async with asyncio.timeout_at(deadline.at):
-                return await while_connected(request, model.batcher.submit(jobs, due=deadline.at, stages=stages))
+                answers = await while_connected(request, working)
         except TimeoutError:
             raise deadline.problem from None
+        is_begun = True
+        return answers
 
     grown = await _compute(sum(asked.lengths), _begin, asked, model.reader)
     steps = continue_sequences(submit, [read.values for read in asked.inputs], asked.continuation)

@@ -238,6 +238,25 @@ async def settle(tasks):
     return [result if isinstance(result, Exception) else numbers(result) for result in results]
 
 
+def test_what_has_begun_finds_a_place(world, make):
+    batcher = make(max_queue=2)
+
+    async def ask():
+        tasks = await fill(world, batcher, 1, 1)
+        await refusal(batcher, [job(5)], due=world.now + 100)
+        # Nor is it told that it will be late: its deadline does that.
+        for due in (None, world.now + 0.1):
+            tasks.append(asyncio.create_task(batcher.submit([job(3), job(4)], due=due, is_begun=True)))
+        await until(lambda: batcher.num_waiting == 6)
+        await refusal(batcher, [job(5)], due=world.now + 100)
+        for task in tasks[-1:]:
+            task.cancel()
+        world.gate.set()
+        return numbers(await tasks[-2])
+
+    assert asyncio.run(ask()) == [3, 4]
+
+
 def test_what_comes_at_once_is_one_batch_of_an_idle_engine_whatever_may_wait(world, make):
     batcher = make(SHARED, max_batch_ms=math.inf, max_queue=4)
 

@@ -40,7 +40,9 @@ class Script:
         self.num_steps = 0
         self.gate = None
 
-    async def submit(self, jobs, *, stages, **_):
+    async def submit(self, jobs, *, stages, is_begun, **_):
+        # Only what was let in before is let in whatever waits.
+        assert is_begun == (self.num_steps > 0)
         if self.gate is not None:
             await self.gate()
         if self.num_steps == self.fails_at:
