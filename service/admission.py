@@ -53,8 +53,12 @@ class Admission:
         self.pace = 1.0
         """Seconds a second of estimated work has taken of late; less than 1 where batches save time."""
 
-    def check_size(self, lengths: Sequence[int]) -> None:
+    def check_size(self, lengths: Sequence[int], field: str) -> None:
         """Refuse what could never run.
+
+        Args:
+            lengths: of the sequences, in steps.
+            field: what the client called them.
 
         Raises:
             TooLarge: a sequence needs more memory than a batch may, or there are more than the queue holds.
@@ -63,12 +67,13 @@ class Admission:
         if self._cost.bytes_alone(longest) > self._max_batch_bytes:
             fits = self._cost.longest_within(self._max_batch_bytes)
             raise TooLarge.about(
-                f"sequences[{lengths.index(longest)}]",
+                f"{field}[{lengths.index(longest)}]",
                 f"expected at most {fits} steps, which is what fits in {self._max_batch_bytes:.0f} bytes of "
                 f"memory here, got {longest}",
             )
         if len(lengths) > self._max_queue:
-            raise TooLarge.about("sequences", f"expected at most {self._max_queue} in one request, got {len(lengths)}")
+            message = f"expected at most {self._max_queue} sequences in one request, got {len(lengths)}"
+            raise TooLarge.about(field, message)
 
     def check_room(
         self, lengths: Sequence[int], seconds: Sequence[float], now: float, due: float, *, is_begun: bool = False

@@ -107,6 +107,7 @@ class Batcher:
         due: float | None = None,
         stages: Stages | None = None,
         is_begun: bool = False,
+        field: str = "sequences",
     ) -> list[Answer]:
         """Queue the jobs of one request and wait for all answers, in their order.
 
@@ -115,6 +116,7 @@ class Batcher:
             due: when nobody waits any more, by the clock.
             stages: told how long they waited and ran.
             is_begun: whether the request has been let in before, and goes on: then the queue has room.
+            field: what the client called the sequences.
 
         Raises:
             TooLarge: a sequence needs more memory than a batch may, or there are more than the queue holds.
@@ -123,7 +125,7 @@ class Batcher:
             Unavailable: closed.
         """
         lengths = [len(job.sequence) for job in jobs]
-        self._admission.check_size(lengths)
+        self._admission.check_size(lengths, field)
         seconds = [self._cost.seconds_alone(length) for length in lengths]
         now, due = self._clock(), math.inf if due is None else due
         loop = asyncio.get_running_loop()

@@ -108,7 +108,7 @@ async def read_request(
     with contextlib.ExitStack() as held:
 
         def hold(num_bytes: int) -> None:
-            held.enter_context(budget.hold(num_bytes))
+            held.enter_context(budget.hold(num_bytes, "body"))
 
         body = await read_body(request, settings.max_body_bytes, hold, as_json=as_json)
         begin = monotonic()
@@ -136,7 +136,9 @@ async def ask(
         Job(sequence=read.values, positions=positions, captures=captures)
         for read, positions in zip(asked.inputs, asked.positions, strict=True)
     ]
-    return await while_connected(request, model.batcher.submit(jobs, due=deadline.at, stages=get_stages(request)))
+    stages = get_stages(request)
+    working = model.batcher.submit(jobs, due=deadline.at, stages=stages, field=asked.field)
+    return await while_connected(request, working)
 
 
 async def weigh_and_write(
