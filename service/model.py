@@ -39,6 +39,8 @@ class ServedModel:
     reader: Reader
     tuning: Tuning
     statistics: Statistics
+    described: dict[str, orjson.Fragment]
+    """Fields of the manifest as JSON, made once: it may have a name for each of 50,000 tokens."""
 
     @property
     def manifest(self) -> Manifest:
@@ -79,7 +81,7 @@ def load_model(
     check_room(folder)
     num_threads = settings.num_threads or max(1, count_cores() // settings.engines)
     engine = Engine(folder, device=settings.device, num_threads=num_threads)
-    check_answerable(engine.manifest)
+    described = describe_manifest(engine.manifest)
     reader = Reader(engine.manifest, open_text(folder, engine.manifest))
     tuning = tuner.tune(name, engine, settings.engines, is_idle=is_idle)
     engine.shrink()
@@ -107,6 +109,7 @@ def load_model(
         reader=reader,
         tuning=tuning,
         statistics=statistics,
+        described=described,
     )
     # Without waiting for its workers: whoever lets go last may be the event loop.
     weakref.finalize(model, batcher.stop).atexit = False
@@ -125,14 +128,14 @@ def open_text(folder: Path, manifest: Manifest) -> TextReader | None:
     return read_tokenizer(folder / TOKENIZER_FILE, manifest) if has_text else None
 
 
-def check_answerable(manifest: Manifest) -> None:
-    """Refuse what only an answer would stumble over.
+def describe_manifest(manifest: Manifest) -> dict[str, orjson.Fragment]:
+    """The fields of a manifest as JSON, for answers.
 
     Raises:
         BundleError: text or numbers that JSON cannot carry.
     """
     try:
-        orjson.dumps(to_json(manifest))
+        return {name: orjson.Fragment(orjson.dumps(value)) for name, value in to_json(manifest).items()}
     except TypeError as error:  # Half a surrogate pair, or an integer beyond 64 bits: only a card has room for them.
         raise BundleError(f"manifest: cannot be written as JSON: {error}") from None
 

@@ -252,13 +252,11 @@ def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> di
 
 
 def _describe(catalogue: Catalogue, model: ServedModel) -> dict[str, Any]:
-    manifest = model.manifest
-    described = to_json(manifest)
     return {
         **_summarise(catalogue, model.name, model),
         "reads_text": model.reader.text is not None,
-        "limits": {"max_length": manifest.max_length},
-        **{name: value for name, value in described.items() if name not in HIDDEN},
+        "limits": {"max_length": model.manifest.max_length},
+        **{name: value for name, value in model.described.items() if name not in HIDDEN},
         "device": model.engine.device,
         "golden": {"logits": model.engine.report.logits, "maps": model.engine.report.maps},
         "tuning": to_json(model.tuning),
