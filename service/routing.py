@@ -112,8 +112,10 @@ async def read_request(
 
         body = await read_body(request, settings.max_body_bytes, hold, as_json=as_json)
         begin = monotonic()
-        if len(body) > (LARGE_BODY_BYTES if reader.text is None else LARGE_TEXT_BYTES):
+        if len(body) > LARGE_BODY_BYTES:
             asked = await in_turn(request, request.app.state.parsing, parse, body, reader)
+        elif len(body) > LARGE_TEXT_BYTES and reader.text is not None:
+            asked = await in_turn(request, request.app.state.tokenising, parse, body, reader)
         else:
             asked = parse(body, reader)
         get_stages(request).add("parse", begin)
