@@ -3,10 +3,16 @@
 It may change at any time, under the hands of others.
 """
 
+import contextlib
+import errno
 import json
 import os
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
+from types import MappingProxyType
 from typing import Any
 
 from attnserve.bundle import MANIFEST_FILE, BundleError, is_model_name, is_version
@@ -14,6 +20,18 @@ from attnserve.records import RecordError, read_text
 
 ALIASES_FILE = "aliases.json"
 MAX_ALIASES_BYTES = 1024 * 1024
+# What is not there; every other error means that it cannot be known.
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a look at a repository found."""
+
+    versions: dict[str, tuple[int, ...]]
+    """By model, oldest first."""
+    unreadable: dict[str, str]
+    """Why a model's folder cannot be read."""
 
 
 class Repository:
@@ -32,26 +50,42 @@ class Repository:
                 f"repository: expected the folder above MODEL/VERSION, got a model or bundle: {self.folder}"
             )
 
-    def find_models(self) -> dict[str, tuple[int, ...]]:
-        """Versions by model, oldest first; temporary folders begin with a dot, and a model has a bundle at least.
+    def find_models(self, known: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> Contents:
+        """Models and their versions; temporary folders begin with a dot, and a model has a bundle at least.
+
+        Args:
+            known: versions found earlier, which a model whose folder cannot be read now still has.
 
         Raises:
-            OSError: the repository cannot be read.
+            OSError: the repository cannot be read. A folder in it that cannot be is that model's affair alone.
         """
-        folders = (entry for entry in sorted(self.folder.iterdir()) if is_model_name(entry.name) and entry.is_dir())
-        versions = {folder.name: tuple(find_versions(folder)) for folder in folders}
-        return {name: found for name, found in versions.items() if found}
+        versions, unreadable = {}, {}
+        for folder in sorted(self.folder.iterdir()):
+            name = folder.name
+            if not is_model_name(name):
+                continue
+            try:
+                found = tuple(find_versions(folder))
+            except OSError as error:
+                if error.errno in ABSENT:
+                    continue
+                unreadable[name] = f"{folder}: cannot be read: {error.strerror}"
+                found = known.get(name, ())
+            if found or name in unreadable:
+                versions[name] = found
+        return Contents(versions=versions, unreadable=unreadable)
 
     def choose_version(self, name: str, versions: tuple[int, ...]) -> int | None:
         """The version to serve: the active one that `aliases.json` names, else the newest. None is none at all.
 
         Raises:
-            BundleError: `aliases.json` is malformed or names a version that is not there.
+            BundleError: `aliases.json` cannot be read, is malformed or names a version that is not there.
         """
         path = self.folder / name / ALIASES_FILE
-        if not path.exists():
+        aliases = _read_aliases(path)
+        if aliases is None:
             return versions[-1]
-        active = _read_aliases(path)["active"]
+        active = aliases["active"]
         # Not `in` alone: True and 1.0 are in [1].
         if active is not None and (type(active) is not int or active not in versions):
             raise BundleError(f"{path}: active: expected null or one of {list(versions)}, got {active!r:.40}")
@@ -61,10 +95,10 @@ class Repository:
         """Make a version the active one, on every replica; None is none. Other aliases stay.
 
         Raises:
-            BundleError: `aliases.json` is malformed, or cannot be written.
+            BundleError: `aliases.json` is malformed, or cannot be read or written.
         """
         path = self.folder / name / ALIASES_FILE
-        aliases = (_read_aliases(path) if path.exists() else {}) | {"active": version}
+        aliases = (_read_aliases(path) or {}) | {"active": version}
         temporary = path.with_name(f".{ALIASES_FILE}-{uuid.uuid4().hex}")
         try:
             # Replaced as a whole: replicas read it at any time.
@@ -74,7 +108,8 @@ class Repository:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise BundleError(f"{path}: cannot be written: {error.strerror}") from None
 
     def locate(self, name: str, version: int) -> Path:
@@ -99,12 +134,31 @@ class Repository:
 
 
 def find_versions(folder: Path) -> list[int]:
-    """Versions of a model, oldest first; 10 comes after 9."""
+    """Versions of a model, oldest first; 10 comes after 9.
+
+    Raises:
+        OSError: the folder cannot be read, is none or is not there.
+    """
     names = (entry.name for entry in folder.iterdir() if is_version(entry.name))
-    return sorted(int(name) for name in names if (folder / name / MANIFEST_FILE).is_file())
+    return sorted(int(name) for name in names if _may_be_bundle(folder / name))
 
 
-def _read_aliases(path: Path) -> dict[str, Any]:
+def _may_be_bundle(folder: Path) -> bool:
+    """Whether there is a manifest; also if that cannot be known, since whoever loads the bundle then says why."""
+    try:
+        return S_ISREG((folder / MANIFEST_FILE).stat().st_mode)
+    except OSError as error:
+        return error.errno not in ABSENT
+
+
+def _read_aliases(path: Path) -> dict[str, Any] | None:
+    """What stands in the file; None without one."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         aliases: Any = json.loads(read_text(path, MAX_ALIASES_BYTES))
         aliases["active"]

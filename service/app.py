@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Of the 5 to 32 threads that asyncio keeps.
-MAX_WEIGHING = 8
+MAX_WEIGHING = MAX_TOKENISING = 8
 MAX_ENCODING = 4
 
 
@@ -114,6 +114,8 @@ def create_app(
     # Threads are few: those who may take one for long wait their turn here. Large bodies go one at a time: parsing
     # holds the interpreter's lock anyway, and a document takes many times the memory of its body.
     app.state.parsing = asyncio.Semaphore(1)
+    # Tokenizers let go of it, and wait for no document.
+    app.state.tokenising = asyncio.Semaphore(min(count_cores(), MAX_TOKENISING))
     app.state.weighing = asyncio.Semaphore(min(count_cores(), MAX_WEIGHING))
     # Large answers take long to cast and compress, and wait for nothing but each other.
     app.state.encoding = Turns(

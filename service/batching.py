@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from attnserve.service.admission import Admission
 from attnserve.service.cost import Cost, take_batch
 from attnserve.service.engine import Answer, Job
 from attnserve.service.observer import NOBODY, Observer
-from attnserve.service.problems import InternalError, Overloaded, Problem, TooLarge, Unavailable
+from attnserve.service.problems import InternalError, Problem, Unavailable
 from attnserve.service.queue import Queue, Ticket, Waiting
 from attnserve.service.stages import Stages
 
@@ -22,12 +23,6 @@ log = logging.getLogger(__name__)
 
 Run = Callable[[Sequence[Job]], list[Answer]]
 
-# What a batch really took counts this much for what the next is expected to take, and a single one that was far off,
-# as when the machine was suspended, counts as this many times what was expected.
-NEWEST, FARTHEST = 0.1, 4.0
-MAX_RETRY_SECONDS = 60
-# Part of the time that is left which the work before a request may take by estimate; those are wrong by a tenth or two.
-MARGIN = 0.9
 STOPPED = "the model has stopped"
 
 
@@ -68,24 +63,27 @@ class Batcher:
         self._run = run
         self._cost = cost
         self._max_batch_bytes = max_batch_bytes
-        self._max_queue = max_queue
-        self._max_batch_ms = max_batch_ms
+        self._max_batch_seconds = max_batch_ms / 1000
         self._max_wait_ms = max_wait_ms
         self._observer = observer
         self._is_sound = is_sound
         self._on_lost = on_lost
         self._clock = clock
         self._queue = Queue()
+        self._admission = Admission(
+            self._queue,
+            cost,
+            max_batch_bytes=max_batch_bytes,
+            max_batch_seconds=self._max_batch_seconds,
+            max_queue=max_queue,
+            num_engines=num_workers,
+        )
         self._changed = threading.Condition()
         # Choosing who runs next takes a look at the whole queue, one worker after the other.
         self._choosing = threading.Lock()
         self._judging = threading.Lock()
         self._closed = False
         self._lost = False
-        self._pace = 1.0
-        """Seconds a second of estimated work has taken of late; less than 1 where batches save time."""
-        self._ends: dict[int, float] = {}
-        """When the batches that run should be done, by worker."""
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(num_workers)
         ]
@@ -103,7 +101,13 @@ class Batcher:
         return len(self._queue)
 
     async def submit(
-        self, jobs: Sequence[Job], *, due: float | None = None, stages: Stages | None = None
+        self,
+        jobs: Sequence[Job],
+        *,
+        due: float | None = None,
+        stages: Stages | None = None,
+        is_begun: bool = False,
+        field: str = "sequences",
     ) -> list[Answer]:
         """Queue the jobs of one request and wait for all answers, in their order.
 
@@ -111,6 +115,8 @@ class Batcher:
             jobs: at least one.
             due: when nobody waits any more, by the clock.
             stages: told how long they waited and ran.
+            is_begun: whether the request has been let in before, and goes on: then the queue has room.
+            field: what the client called the sequences.
 
         Raises:
             TooLarge: a sequence needs more memory than a batch may, or there are more than the queue holds.
@@ -118,17 +124,18 @@ class Batcher:
                 queued.
             Unavailable: closed.
         """
-        self._check_size(jobs)
-        seconds = [self._cost.seconds_alone(len(job.sequence)) for job in jobs]
-        now = self._clock()
+        lengths = [len(job.sequence) for job in jobs]
+        self._admission.check_size(lengths, field)
+        seconds = [self._cost.seconds_alone(length) for length in lengths]
+        now, due = self._clock(), math.inf if due is None else due
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Answer]] = loop.create_future()
         ticket = Ticket(future, len(jobs), now, stages)
         with self._changed:
             if self._closed:
                 raise Unavailable(STOPPED)
-            self._check_room(seconds, math.inf if due is None else due - now)
-            self._queue.put(ticket, jobs, seconds, now, math.inf if due is None else due)
+            self._admission.check_room(lengths, seconds, now, due, is_begun=is_begun)
+            self._queue.put(ticket, jobs, seconds, now, due)
         # When the event loop has been through everything that has come: a worker that is woken by the first of sixteen
         # requests takes it alone, and the interpreter's lock with it.
         loop.call_soon(self._wake)
@@ -150,52 +157,13 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _check_size(self, jobs: Sequence[Job]) -> None:
-        lengths = [len(job.sequence) for job in jobs]
-        longest = max(lengths)
-        if self._cost.bytes_alone(longest) > self._max_batch_bytes:
-            fits = self._cost.longest_within(self._max_batch_bytes)
-            raise TooLarge.about(
-                f"sequences[{lengths.index(longest)}]",
-                f"expected at most {fits} steps, which is what fits in {self._max_batch_bytes:.0f} bytes of "
-                f"memory here, got {longest}",
-            )
-        if len(jobs) > self._max_queue:
-            raise TooLarge.about("sequences", f"expected at most {self._max_queue} in one request, got {len(jobs)}")
-
-    def _check_room(self, seconds: Sequence[float], seconds_left: float) -> None:
-        num_jobs, num_waiting = len(seconds), len(self._queue)
-        if not num_waiting and num_jobs <= self._max_queue:
-            return
-        ahead = self._queue.seconds_before(num_jobs)
-        now = self._clock()
-        running = sum(max(0.0, end - now) for end in tuple(self._ends.values()))
-        wait = (ahead * self._pace + running) / len(self._threads)
-        excess = num_waiting + num_jobs - self._max_queue
-        if excess > 0:
-            raise _overloaded(
-                f"{num_waiting} sequences are waiting and at most {self._max_queue} may; {num_jobs} more were sent",
-                wait * excess / max(num_waiting, 1),
-                "queue_full",
-            )
-        # Others share the last batch, and it is done when all of them are.
-        last = max(max(seconds), min(self._max_batch_ms / 1000, ahead + sum(seconds)))
-        late = wait + last * self._pace - MARGIN * seconds_left
-        # Whoever is let in to be told later that it took too long has cost others their turn.
-        if late > 0:
-            raise _overloaded(
-                f"{num_waiting} sequences are waiting, about {1000 * wait:.0f} ms of work; "
-                f"the timeout leaves {1000 * seconds_left:.0f}",
-                late,
-                "too_late",
-            )
-
     def _serve(self) -> None:
         running: list[Waiting] = []
         try:
             while running := self._next_batch():
                 self._answer(running)
-                self._ends.pop(threading.get_ident(), None)
+                # Whatever became of it.
+                self._rest()
         finally:
             # Reached by `close`, or by an error that should not exist; either way nobody is left waiting.
             self._fail_all(Unavailable(STOPPED), running)
@@ -220,6 +188,7 @@ class Batcher:
                     if self._max_wait_ms and not self._closed:
                         self._changed.wait_for(lambda: self._closed, self._max_wait_ms / 1000)
                     snapshot = self._queue.snapshot()
+                    self._admission.look()
                 # Choosing from a long queue takes milliseconds, for which `submit`, on the event loop, must not wait.
                 # Meanwhile others may only join at the end.
                 present = [waiting for waiting in snapshot if not waiting.ticket.is_over]
@@ -229,26 +198,27 @@ class Batcher:
                     (len(waiting.job.sequence) for waiting in present),
                     self._cost,
                     max_bytes=self._max_batch_bytes,
-                    max_seconds=self._max_batch_ms / 1000,
+                    max_seconds=self._max_batch_seconds,
                 )
                 chosen = set(places)
                 left = [waiting for place, waiting in enumerate(present) if place not in chosen]
                 batch = [present[place] for place in places]
                 with self._changed:
                     self._queue.remove(snapshot, left, batch[0] if batch else None)
+                    self._admission.choose(threading.get_ident(), is_empty=not batch)
                 if batch:
                     return batch
 
     def _drop_late(self, present: list[Waiting]) -> list[Waiting]:
         """Leave out those who cannot be answered in time, if there are others; their own deadline tells them."""
-        now = self._clock()
-        hopeful = [waiting for waiting in present if now + waiting.seconds * self._pace <= waiting.due]
+        now, pace = self._clock(), self._admission.pace
+        hopeful = [waiting for waiting in present if now + waiting.seconds * pace <= waiting.due]
         return hopeful or present
 
     def _answer(self, batch: list[Waiting]) -> None:
         begin = self._clock()
         expected = sum(waiting.seconds for waiting in batch)
-        self._ends[threading.get_ident()] = begin + expected * self._pace
+        self._admission.begin(threading.get_ident(), begin, expected)
         for waiting in batch:
             waiting.ticket.begin(begin)
             self._observer.waited(begin - waiting.since)
@@ -261,9 +231,15 @@ class Batcher:
             self._retry(batch, error)
             return
         now = self._clock()
-        self._learn(now - begin, expected)
+        self._admission.learn(now - begin, expected)
+        # Before anybody is told, and asks again at once.
+        self._rest()
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.ticket.deliver(waiting.place, answer, now, len(batch))
+
+    def _rest(self) -> None:
+        with self._changed:
+            self._admission.rest(threading.get_ident())
 
     def _retry(self, batch: list[Waiting], error: BaseException) -> None:
         """Run the sequences of a batch that failed one by one, so that only the culprit fails."""
@@ -287,14 +263,3 @@ class Batcher:
             self._fail_all(Unavailable("the device is lost, and the service about to end"), batch)
             return
         culprit.ticket.fail(InternalError("the model failed on this input; the service's log has details"))
-
-    def _learn(self, took: float, expected: float) -> None:
-        if expected > 0:
-            self._pace += NEWEST * (min(took / expected, FARTHEST * self._pace) - self._pace)
-
-
-def _overloaded(detail: str, seconds: float, cause: str) -> Overloaded:
-    """Come back when there may be room, by what is waiting."""
-    # Bounded first: infinity, which large estimates add up to, has no ceiling.
-    retry_after = math.ceil(min(max(seconds, 1), MAX_RETRY_SECONDS))
-    return Overloaded(detail, headers={"Retry-After": str(retry_after)}, cause=cause)

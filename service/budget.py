@@ -22,8 +22,12 @@ class Budget:
         self.num_bytes = 0
 
     @contextlib.contextmanager
-    def hold(self, num_bytes: int) -> Iterator[None]:
+    def hold(self, num_bytes: int, field: str = "sequences") -> Iterator[None]:
         """Hold bytes for the length of a `with` block.
+
+        Args:
+            num_bytes: of one request.
+            field: of the request, which needs them.
 
         Raises:
             TooLarge: more than there ever will be.
@@ -31,7 +35,7 @@ class Budget:
         """
         if num_bytes > self.max_bytes:
             raise TooLarge.about(
-                "sequences",
+                field,
                 f"body, inputs, logits, queries and keys may take {self.max_bytes} bytes, those of this request need "
                 f"{num_bytes}; ask for fewer sequences, positions or layers at a time",
             )

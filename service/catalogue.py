@@ -53,8 +53,7 @@ class Catalogue:
         self.settings = settings
         self.observe = observe
         # Replaced, never changed: they are read while another thread loads.
-        self.versions: dict[str, tuple[int, ...]] = self.repository.find_models()
-        """Every model of the repository, served or not, with its versions, oldest first."""
+        self._contents = self.repository.find_models()
         self.models: dict[str, ServedModel] = {}
         self.failures = Failures()
         self.loading: tuple[str, int] | None = None
@@ -73,22 +72,26 @@ class Catalogue:
         self._tuner = make_tuner(settings)
 
     @property
+    def versions(self) -> dict[str, tuple[int, ...]]:
+        """Every model of the repository, served or not, with its versions, oldest first."""
+        return self._contents.versions
+
+    @property
     def is_ready(self) -> bool:
         """Whether loading is over, no stop is near, and at least one model answers."""
         return self.explain_unready() is None
 
     def explain_unready(self) -> str | None:
-        """Why nobody should send requests; None if all is well."""
+        """Why nobody should send requests, in words that anybody may read; None if all is well."""
         if self.is_lost:
             return "the device is lost"
         if self.is_draining:
             return "about to stop"
         if self.is_loading:
             return "models are being loaded"
-        if any(model.batcher.is_open for model in self.models.values()):
-            return None
-        failed = sorted(self.failures.by_name)
-        return "no model of the repository answers" + (f"; failed: {', '.join(failed[:10])}" if failed else "")
+        # Which, and why not, is told by /v1/models to those who have a key.
+        is_ready = any(model.batcher.is_open for model in self.models.values())
+        return None if is_ready else "no model of the repository answers"
 
     def load(self) -> None:
         """Load every model; one that fails is named in the log and in `failures`, and disturbs no other.
@@ -112,20 +115,20 @@ class Catalogue:
 
     def refresh(self) -> None:
         """Look at the repository, and serve what it says."""
-        versions = self.repository.find_models()
+        contents = self.repository.find_models(self.versions)
         with self._changing:
             # A disk that is gone looks like a repository without models, and all of them are in memory.
-            if not versions and self.models:
+            if not contents.versions and self.models:
                 if not self._is_empty:
                     log.error("%s holds no bundles any more; what is loaded is kept", self.repository.folder)
                 self._is_empty = True
                 return
             self._is_empty = False
-            for name in self.models.keys() - versions.keys():
+            self._contents = contents
+            for name in self.models.keys() - self.versions.keys():
                 self._retire(name)
-            self.versions = versions
-            self.failures.keep(versions)
-            for name in versions:
+            self.failures.keep(self.versions)
+            for name in self.versions:
                 if self._stopping.is_set():
                     return
                 self._follow(name)
@@ -141,13 +144,16 @@ class Catalogue:
             NotFound: no such model or version.
             Conflict: it cannot be served, or the repository cannot be written; what was served still is.
         """
-        versions = self.repository.find_models()
+        contents = self.repository.find_models(self.versions)
         with self._changing:
-            self.versions = versions
+            self._contents = contents
             self._check_name(name)
-            chosen = versions[name][-1] if version is None else version
-            if chosen not in versions[name]:
-                raise NotFound.about("version", f"expected one of {list(versions[name])}, got {chosen}")
+            if name in contents.unreadable:
+                raise Conflict(self._shorten(contents.unreadable[name]))
+            versions = contents.versions[name]
+            chosen = versions[-1] if version is None else version
+            if chosen not in versions:
+                raise NotFound.about("version", f"expected one of {list(versions)}, got {chosen}")
             model = self.models.get(name)
             if model is None or model.version != chosen or not model.batcher.is_open:
                 model = self._try(name, chosen)
@@ -210,6 +216,9 @@ class Catalogue:
 
     def _follow(self, name: str) -> None:
         """Serve what the repository says, unless that has just failed."""
+        if name in self._contents.unreadable:
+            self._fail(name, None, self._contents.unreadable[name])
+            return
         try:
             version = self.repository.choose_version(name, self.versions[name])
         except BundleError as error:
@@ -237,7 +246,7 @@ class Catalogue:
             self._fail(name, version, str(error))
         # Not only `BundleError`: a manifest that is whole but wrong fails somewhere in numpy or ONNX Runtime.
         except Exception as error:
-            is_ours = isinstance(error, BundleError | TextError)
+            is_ours = isinstance(error, BundleError | TextError | OSError)
             if not is_ours:
                 log.error("%s/%d failed in an unknown way", name, version, exc_info=error)
             self._fail(name, version, str(error) if is_ours else f"{type(error).__name__}: {error}")

@@ -91,24 +91,47 @@ class Cost:
         return low
 
 
+class Forming:
+    """A batch that is being formed, one sequence after the other.
+
+    The first is always taken, so nobody starves. Another joins while the batch costs no more time than its members
+    alone, and no more than `max_seconds` and `max_bytes`.
+    """
+
+    def __init__(self, cost: Cost, *, max_bytes: float = math.inf, max_seconds: float = math.inf) -> None:
+        self._cost = cost
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self._shape = Shape()
+        self._alone = 0.0
+
+    @property
+    def num_sequences(self) -> int:
+        """Of those that joined."""
+        return self._shape.num_sequences
+
+    def join(self, length: int) -> bool:
+        """Take a sequence in, if it may join."""
+        joined = self._shape.add(length)
+        alone = self._alone + self._cost.seconds_alone(length)
+        allowed_seconds = min(alone, self._max_seconds)
+        if self._shape.num_sequences and (
+            self._cost.seconds(joined) > allowed_seconds or self._cost.bytes(joined) > self._max_bytes
+        ):
+            return False
+        self._shape, self._alone = joined, alone
+        return True
+
+
 def take_batch(
     lengths: Iterable[int], cost: Cost, *, max_bytes: float = math.inf, max_seconds: float = math.inf
 ) -> list[int]:
     """Choose whom to run next: places in the queue, first come first.
 
-    The first is always taken, so nobody starves. Another joins while the batch costs no more time than its members
-    alone, and no more than `max_seconds` and `max_bytes`; those who do not fit wait, those behind them may still join.
+    Those who may not join wait, and those behind them may still join.
     """
-    places: list[int] = []
-    batch, alone = Shape(), 0.0
-    for place, length in enumerate(lengths):
-        joined = batch.add(length)
-        alone_with = alone + cost.seconds_alone(length)
-        allowed_seconds = min(alone_with, max_seconds)
-        if not places or (cost.seconds(joined) <= allowed_seconds and cost.bytes(joined) <= max_bytes):
-            places.append(place)
-            batch, alone = joined, alone_with
-    return places
+    batch = Forming(cost, max_bytes=max_bytes, max_seconds=max_seconds)
+    return [place for place, length in enumerate(lengths) if batch.join(length)]
 
 
 def measure_cost(

@@ -42,6 +42,8 @@ class ServedModel:
     statistics: Statistics
     kernels: str
     """`on`: native kernels compute attention; `off`: function bodies do; `failed`: bodies, as kernels did not work."""
+    described: dict[str, orjson.Fragment]
+    """Fields of the manifest as JSON, made once: it may have a name for each of 50,000 tokens."""
 
     @property
     def manifest(self) -> Manifest:
@@ -83,7 +85,7 @@ def load_model(
     num_threads = settings.num_threads or max(1, count_cores() // settings.engines)
     library = find_kernels(settings.kernels)
     engine = open_engine(folder, device=settings.device, num_threads=num_threads, kernels=library)
-    check_answerable(engine.manifest)
+    described = describe_manifest(engine.manifest)
     reader = Reader(engine.manifest, open_text(folder, engine.manifest))
     tuning = tuner.tune(name, engine, settings.engines, is_idle=is_idle)
     engine.shrink()
@@ -112,6 +114,7 @@ def load_model(
         tuning=tuning,
         statistics=statistics,
         kernels=name_kernels(engine, library),
+        described=described,
     )
     # Without waiting for its workers: whoever lets go last may be the event loop.
     weakref.finalize(model, batcher.stop).atexit = False
@@ -165,14 +168,14 @@ def open_text(folder: Path, manifest: Manifest) -> TextReader | None:
     return read_tokenizer(folder / TOKENIZER_FILE, manifest) if has_text else None
 
 
-def check_answerable(manifest: Manifest) -> None:
-    """Refuse what only an answer would stumble over.
+def describe_manifest(manifest: Manifest) -> dict[str, orjson.Fragment]:
+    """The fields of a manifest as JSON, for answers.
 
     Raises:
         BundleError: text or numbers that JSON cannot carry.
     """
     try:
-        orjson.dumps(to_json(manifest))
+        return {name: orjson.Fragment(orjson.dumps(value)) for name, value in to_json(manifest).items()}
     except TypeError as error:  # Half a surrogate pair, or an integer beyond 64 bits: only a card has room for them.
         raise BundleError(f"manifest: cannot be written as JSON: {error}") from None
 

@@ -15,8 +15,12 @@ Label = Callable[[int], str | None]
 MAX_BLOCK_NUMBERS = 1 << 20
 
 
-def check_finite(answers: Sequence[Answer]) -> None:
+def check_finite(answers: Sequence[Answer], field: str = "sequences") -> None:
     """Refuse to answer what overflows inside the model, as large features do, soonest in half precision.
+
+    Args:
+        answers: one per sequence.
+        field: what the client called the sequences.
 
     Raises:
         Invalid: names the sequence.
@@ -24,7 +28,7 @@ def check_finite(answers: Sequence[Answer]) -> None:
     for index, answer in enumerate(answers):
         if not all(np.isfinite(array).all() for array in (answer.logits, *answer.captures.values())):
             message = "expected a sequence to which the model has a finite answer, got one that overflows"
-            raise Invalid.about(f"sequences[{index}]", message)
+            raise Invalid.about(f"{field}[{index}]", message)
 
 
 def render_prediction(

@@ -32,6 +32,8 @@ class PredictRequest:
     positions: list[NDArray[np.int64]]
     """Steps per sequence whose predictions are wanted; of classify_sequence the one that speaks for it."""
     top_k: int
+    field: str = "sequences"
+    """What the client called the sequences."""
     attention: Selection | None = None
     continuation: Continuation | None = None
     timeout_ms: float | None = None

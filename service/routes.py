@@ -154,12 +154,9 @@ async def healthz(_: Request) -> Response:
 @get(router, "/readyz", responses=openapi.READY_ANSWERS, tags=["operation"])
 @needs(Need.NOTHING)
 async def readyz(request: Request) -> Response:
-    """Ready: loading is over and at least one model is proven on this device and warm."""
-    catalogue = get_catalogue(request)
-    check_ready(catalogue)
-    return answer_json(
-        {"status": "ready", "models": sorted(catalogue.models), "failed": sorted(catalogue.failures.by_name)}
-    )
+    """Ready: loading is over and at least one model is proven on this device and warm. Names none: anybody may ask."""
+    check_ready(get_catalogue(request))
+    return answer_json({"status": "ready"})
 
 
 @get(router, "/metrics", responses=openapi.METRICS_ANSWERS, response_class=PlainTextResponse, tags=["operation"])
@@ -255,13 +252,11 @@ def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> di
 
 
 def _describe(catalogue: Catalogue, model: ServedModel) -> dict[str, Any]:
-    manifest = model.manifest
-    described = to_json(manifest)
     return {
         **_summarise(catalogue, model.name, model),
         "reads_text": model.reader.text is not None,
-        "limits": {"max_length": manifest.max_length},
-        **{name: value for name, value in described.items() if name not in HIDDEN},
+        "limits": {"max_length": model.manifest.max_length},
+        **{name: value for name, value in model.described.items() if name not in HIDDEN},
         "device": model.engine.device,
         "kernels": model.kernels,
         "golden": {"logits": model.engine.report.logits, "maps": model.engine.report.maps},

@@ -108,12 +108,14 @@ async def read_request(
     with contextlib.ExitStack() as held:
 
         def hold(num_bytes: int) -> None:
-            held.enter_context(budget.hold(num_bytes))
+            held.enter_context(budget.hold(num_bytes, "body"))
 
         body = await read_body(request, settings.max_body_bytes, hold, as_json=as_json)
         begin = monotonic()
-        if len(body) > (LARGE_BODY_BYTES if reader.text is None else LARGE_TEXT_BYTES):
+        if len(body) > LARGE_BODY_BYTES:
             asked = await in_turn(request, request.app.state.parsing, parse, body, reader)
+        elif len(body) > LARGE_TEXT_BYTES and reader.text is not None:
+            asked = await in_turn(request, request.app.state.tokenising, parse, body, reader)
         else:
             asked = parse(body, reader)
         get_stages(request).add("parse", begin)
@@ -136,7 +138,9 @@ async def ask(
         Job(sequence=read.values, positions=positions, captures=captures)
         for read, positions in zip(asked.inputs, asked.positions, strict=True)
     ]
-    return await while_connected(request, model.batcher.submit(jobs, due=deadline.at, stages=get_stages(request)))
+    stages = get_stages(request)
+    working = model.batcher.submit(jobs, due=deadline.at, stages=stages, field=asked.field)
+    return await while_connected(request, working)
 
 
 async def weigh_and_write(

@@ -134,8 +134,9 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         4096,
         ge=1,
-        description="Sequences waiting per model; more are answered 429 with Retry-After. Choose what is answered "
-        "within the time that clients wait: a longer queue only makes everybody late.",
+        description="Sequences waiting per model, those not counted that an idle engine is about to start; more are "
+        "answered 429 with Retry-After. Choose what is answered within the time that clients wait: a longer queue only "
+        "makes everybody late.",
     )
     timeout_ms: float = Field(
         0.0,

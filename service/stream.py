@@ -19,6 +19,7 @@ from attnserve.service.model import ServedModel
 from attnserve.service.prediction import describe_entry
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import Problem, describe_problem
+from attnserve.service.routing import get_stages
 from attnserve.service.sequences import Input, Reader
 
 FORMATS = (JSON, EVENTS)
@@ -85,13 +86,18 @@ async def answer_continuation(
         deadline: of the last token; a stream outlives the request that began it.
     """
     assert asked.continuation is not None
+    stages, is_begun = get_stages(request), False
 
     async def submit(jobs: Sequence[Job]) -> list[Answer]:
+        nonlocal is_begun
+        working = model.batcher.submit(jobs, due=deadline.at, stages=stages, is_begun=is_begun)
         try:
             async with asyncio.timeout_at(deadline.at):
-                return await while_connected(request, model.batcher.submit(jobs, due=deadline.at))
+                answers = await while_connected(request, working)
         except TimeoutError:
             raise deadline.problem from None
+        is_begun = True
+        return answers
 
     grown = await _compute(sum(asked.lengths), _begin, asked, model.reader)
     steps = continue_sequences(submit, [read.values for read in asked.inputs], asked.continuation)

@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 import attnserve
 from attnserve.service.model import ServedModel
-from attnserve.service.stages import Stages
+from attnserve.service.stages import Stage, Stages
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +92,9 @@ class Tracing:
         if span.is_recording():
             inside = set_span_in_context(span, Context())
             stages: Stages = scope["stages"]
-            # A copy: of a request that was given up, a worker may still be noting something.
-            for stage in tuple(stages.all):
-                size = {"attnserve.batch_sequences": stage.batch_sequences} if stage.batch_sequences else None
+            for stage in stages.all:
                 start = _to_epoch(stage.begin, offset)
-                child = self._tracer.start_span(stage.name, inside, attributes=size, start_time=start)
+                child = self._tracer.start_span(stage.name, inside, attributes=_describe(stage), start_time=start)
                 child.end(_to_epoch(stage.end, offset))
             if status >= 500:
                 span.set_status(Status(StatusCode.ERROR))
@@ -164,6 +162,17 @@ class _Exporter(OTLPSpanExporter):
     def _keep(self, record: logging.LogRecord) -> bool:
         self._complaints.append(record.getMessage())
         return False
+
+
+def _describe(stage: Stage) -> dict[str, int | float]:
+    """Attributes of a stage's span."""
+    described: dict[str, int | float] = {}
+    if stage.batch_sequences:
+        described["attnserve.batch_sequences"] = stage.batch_sequences
+    # Not a span each: a continuation may have thousands of steps, and the SDK's queue 2048 places.
+    if stage.count > 1:
+        described |= {"attnserve.steps": stage.count, "attnserve.busy_ms": round(1000 * stage.seconds, 3)}
+    return described
 
 
 def _to_epoch(seconds: float, offset: int) -> int:

@@ -197,12 +197,37 @@ def server(bundles: Path, start_server: Any) -> Iterator[Served]:
 def broad(breadth: Path, start_server: Any) -> Iterator[Served]:
     """The service of `breadth`, with its default limits. Whatever tests did to it, it met no bug."""
     with start_server(breadth) as served:
-        assert served.client.get("/readyz").json()["failed"] == []
+        assert all(model["ready"] for model in served.client.get("/v1/models").json()["models"])
         yield served
         assert served.client.get("/healthz").status_code == 200
     assert served.process.returncode == 0
     assert "Traceback" not in served.log.read_text()
     assert "Warning" not in served.log.read_text()
+
+
+@pytest.fixture
+def make_unreadable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
+    """Has the system refuse with an error number to list a folder, and to look at what is in it.
+
+    Permissions do not stop root, whom containers run tests as.
+    """
+    refused: dict[str, int] = {}
+
+    def guard(name: str, is_listing: bool) -> None:
+        original = getattr(os, name)
+
+        def look(path: Any = ".", *arguments: Any, **options: Any) -> Any:
+            place = Path(path) if isinstance(path, str | os.PathLike) else Path()
+            for folder in map(str, (place, *place.parents) if is_listing else place.parents):
+                if folder in refused:
+                    raise OSError(refused[folder], os.strerror(refused[folder]), str(place))
+            return original(path, *arguments, **options)
+
+        monkeypatch.setattr(os, name, look)
+
+    for name, is_listing in {"listdir": True, "scandir": True, "stat": False, "lstat": False}.items():
+        guard(name, is_listing)
+    return lambda folder, number: refused.update({str(folder): number})
 
 
 @pytest.fixture

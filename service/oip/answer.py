@@ -57,7 +57,7 @@ def render_answer(model: ServedModel, asked: Asked, answers: list[Answer]) -> Re
     Raises:
         Invalid: the model overflows on a sequence.
     """
-    check_finite(answers)
+    check_finite(answers, asked.predict.field)
     arrays = _collect(model, asked, answers)
     rendered = [
         render_tensor(wanted.spec.name, arrays[wanted.spec.name], is_binary=wanted.is_binary)

@@ -79,7 +79,8 @@ def parse_asked(request: Request, reader: Reader) -> Asked:
         Invalid: a tensor holds what the model cannot read; names it.
     """
     manifest = reader.manifest
-    inputs = _read_inputs(request, reader)
+    field = _find_input(request)
+    inputs = _read_inputs(request, reader, field)
     lengths = [len(read.values) for read in inputs]
     names = [wanted.spec.name for wanted in request.outputs]
     layers = [index for index in range(len(manifest.layers)) if f"layers.{index}.{WEIGHTS}" in names]
@@ -99,6 +100,7 @@ def parse_asked(request: Request, reader: Reader) -> Asked:
         id=request.id,
         predict=PredictRequest(
             inputs=inputs,
+            field=field,
             positions=_read_positions(request, manifest, lengths),
             top_k=1,
             attention=attention,
@@ -127,17 +129,21 @@ def _read_positions(request: Request, manifest: Manifest, lengths: list[int]) ->
     return [np.arange(0 if value == "all" else length - 1, length) for length in lengths]
 
 
-def _read_inputs(request: Request, reader: Reader) -> list[Input]:
-    manifest, arrays = reader.manifest, request.inputs
-    kinds = [name for name in (TOKENS, FEATURES, TEXT) if name in arrays]
+def _find_input(request: Request) -> str:
+    """The name of the tensor that holds the sequences."""
+    kinds = [name for name in (TOKENS, FEATURES, TEXT) if name in request.inputs]
     if len(kinds) != 1:
         raise BadRequest.about("inputs", f"expected either {TEXT} or {TOKENS}, got {'both' if kinds else 'neither'}")
-    if kinds == [TEXT]:
+    return kinds[0]
+
+
+def _read_inputs(request: Request, reader: Reader, name: str) -> list[Input]:
+    manifest, arrays = reader.manifest, request.inputs
+    if name == TEXT:
         if LENGTHS in arrays:
             raise BadRequest.about("inputs", f"{LENGTHS}: texts have their own; expected none")
         # Without the texts, which no answer shows.
         return [Input(values=read.values) for read in parse_sequences(arrays[TEXT].tolist(), reader, TEXT)]
-    (name,) = kinds
     padded = arrays[name]
     num_sequences, num_steps = padded.shape[:2]
     lengths = arrays.get(LENGTHS, np.full(num_sequences, num_steps))

@@ -70,15 +70,18 @@ async def unload(request: Request, model: str) -> Response:
 
 
 def list_repository(catalogue: Catalogue, *, only_ready: bool) -> list[dict[str, str]]:
-    """A row for every version."""
+    """A row for every version; of a model whose folder could never be read, one without a version."""
     models, failures, loading = catalogue.models, catalogue.failures.by_name, catalogue.loading
     rows = []
     for name, versions in catalogue.versions.items():
         model, failure = models.get(name), failures.get(name)
+        if not versions and not only_ready:
+            rows.append({"name": name, "state": "UNAVAILABLE", "reason": catalogue.explain(name)})
         for version in versions:
             row = {"name": name, "version": str(version), "state": "UNAVAILABLE", "reason": "not the active version"}
             if model is not None and model.version == version and model.batcher.is_open:
-                row |= {"state": "READY", "reason": ""}
+                is_followed = failure is None or failure.version is not None
+                row |= {"state": "READY", "reason": "" if is_followed else catalogue.explain(name)}
             elif loading == (name, version):
                 row |= {"state": "LOADING", "reason": "is being loaded"}
             elif (failure is not None and failure.version in (version, None)) or (model is None and failure is None):

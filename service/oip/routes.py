@@ -162,7 +162,8 @@ async def _infer_in_time(request: Request, name: str, version: str | None, deadl
     num_numbers = count_numbers(asked, max_response_bytes=settings.max_response_bytes)
     # Padded, and then written.
     answer_bytes = 2 * 4 * num_numbers
-    with budget.hold(held_bytes(asked.predict, model.manifest) + asked.capture_bytes + answer_bytes):
+    num_bytes = held_bytes(asked.predict, model.manifest) + asked.capture_bytes + answer_bytes
+    with budget.hold(num_bytes, asked.predict.field):
         answers = await ask(request, model, asked.predict, asked.captures, deadline)
         make = functools.partial(render_answer, model, asked, answers)
         if asked.predict.attention is not None or num_numbers > LARGE_ANSWER_NUMBERS:

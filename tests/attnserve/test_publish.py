@@ -180,4 +180,4 @@ def test_readers_pass_over_what_is_not_published(tmp_path: Path) -> None:
     make_finished(tmp_path / "m" / ".tmp-killed")
     make_finished(tmp_path / "unborn" / ".tmp-killed")
     make_finished(tmp_path / ".tmp-killed" / "1")
-    assert Repository(tmp_path).find_models() == {"m": (2,)}
+    assert Repository(tmp_path).find_models().versions == {"m": (2,)}

@@ -29,9 +29,41 @@ def test_models_and_versions(tmp_path):
     add(tmp_path, "b/1", "a/2", "a/10", "a/.tmp-1", "a/01", "a/0", "a/x", ".hidden/1", "-dash/1", "empty/none")
     (tmp_path / "file").write_text("")
     (tmp_path / "a" / "3").mkdir()
-    assert Repository(tmp_path).find_models() == {"a": (2, 10), "b": (1,)}
-    assert list(Repository(tmp_path).find_models()) == ["a", "b"]
+    assert Repository(tmp_path).find_models().versions == {"a": (2, 10), "b": (1,)}
+    assert list(Repository(tmp_path).find_models().versions) == ["a", "b"]
     assert find_versions(tmp_path / "a") == [2, 10]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
+def test_a_model_that_cannot_be_read_is_one_model(tmp_path, make_unreadable, number):
+    add(tmp_path, "a/1", "b/1", "b/2", "c/1")
+    repository = Repository(tmp_path)
+    known = repository.find_models().versions
+    make_unreadable(tmp_path / "b", number)
+    contents = repository.find_models(known)
+    assert list(contents.versions.items()) == [("a", (1,)), ("b", (1, 2)), ("c", (1,))]
+    assert contents.unreadable == {"b": f"{tmp_path / 'b'}: cannot be read: {os.strerror(number)}"}
+    # Of one that could never be read it is not even known whether it is a model.
+    assert repository.find_models().versions["b"] == ()
+    with pytest.raises(BundleError, match=r"b/aliases\.json: cannot be read"):
+        repository.choose_version("b", (1, 2))
+    with pytest.raises(BundleError, match=r"b/aliases\.json: cannot be read"):
+        repository.activate("b", 1)
+
+
+def test_a_version_that_cannot_be_read_is_one_that_may_be_there(tmp_path, make_unreadable):
+    add(tmp_path, "a/1", "a/2")
+    make_unreadable(tmp_path / "a" / "2", errno.EACCES)
+    contents = Repository(tmp_path).find_models()
+    # Whoever loads it says why it cannot be; the other one is nobody's affair.
+    assert (contents.versions, contents.unreadable) == ({"a": (1, 2)}, {})
+
+
+def test_a_model_that_vanishes_while_it_is_looked_at_is_none(tmp_path, make_unreadable):
+    add(tmp_path, "a/1", "b/1")
+    make_unreadable(tmp_path / "b", errno.ENOENT)
+    contents = Repository(tmp_path).find_models({"b": (1,)})
+    assert (contents.versions, contents.unreadable) == ({"a": (1,)}, {})
 
 
 @pytest.mark.parametrize(
@@ -196,7 +228,7 @@ def test_the_repository_itself_may_be_a_link(tmp_path):
     add(tmp_path / "elsewhere", "a/1")
     (tmp_path / "repository").symlink_to("elsewhere")
     repository = Repository(tmp_path / "repository")
-    assert repository.find_models() == {"a": (1,)}
+    assert repository.find_models().versions == {"a": (1,)}
     assert repository.locate("a", 1) == tmp_path / "repository" / "a" / "1"
 
 

@@ -14,7 +14,7 @@ from attnserve.service.batching import Batcher
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.cost import Cost
 from attnserve.service.engine import Answer
-from attnserve.service.model import ServedModel
+from attnserve.service.model import ServedModel, describe_manifest
 from attnserve.service.observer import NOBODY
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
@@ -72,6 +72,7 @@ def make_app(bundles, tmp_path):
                     reader=Reader(engine.manifest),
                     tuning=Tuning(source="given", num_engines=1, num_threads=1, cost=ALONE),
                     statistics=Statistics(),
+                    described=describe_manifest(engine.manifest),
                 )
                 catalogue.models["tiny"] = model
                 catalogue.is_loading = False

@@ -107,6 +107,11 @@ def test_what_overflows_inside_the_model_is_refused_by_name(broad, name, largest
         response = broad.post(route, {"sequences": sequences}, model=name)
         assert response.status_code == 422
         assert [fault["field"] for fault in response.json()["errors"]] == ["sequences[1]"]
+    features = np.array([np.resize(sequence, (9, 3)) for sequence in sequences])
+    tensor = {"name": "features", "datatype": "FP32", "shape": features.shape, "data": features.ravel().tolist()}
+    response = broad.client.post(f"/v2/models/{name}/infer", json={"inputs": [tensor]})
+    assert response.status_code == 422
+    assert [fault["field"] for fault in response.json()["errors"]] == ["features[1]"]
 
 
 WRONG = {

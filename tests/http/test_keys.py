@@ -129,6 +129,23 @@ def test_open_routes_need_no_key_ever(guarded, path):
             assert guarded.client.request(method, path, headers=headers).status_code == 200
 
 
+@pytest.mark.http
+@pytest.mark.parametrize("loaded", [True, False])
+def test_open_routes_name_no_model(make_app, loaded):
+    app, _, batcher = make_app(loaded=loaded)
+    app.state.catalogue.failures.add("tiny", 2, "damaged", (), 0.0)
+
+    async def conversation(client):
+        for is_over in (False, True):
+            if is_over:
+                app.state.catalogue.is_loading = False
+                batcher.close()
+            for path in FASTAPIS_OWN | OPEN:
+                assert "tiny" not in (await client.get(path)).text
+
+    talk(app, conversation)
+
+
 WRONG = {
     "none": {},
     "unknown": {"Authorization": "Bearer " + make_secret()},

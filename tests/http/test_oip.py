@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from attnserve.service.oip.request import HEADER
 from tests.conftest import MAX_LENGTH
+from tests.http.conftest import check_problem, talk
 
 pytestmark = pytest.mark.http
 
@@ -339,7 +340,7 @@ FAULTS = {
     "too many": (
         lambda client: client.infer("tiny", [tensor("tokens", np.ones((5000, 1), int))]),
         "413",
-        "sequences: expected at most 4096",
+        "tokens: expected at most 4096",
     ),
 }
 
@@ -450,3 +451,21 @@ def test_wrong_frames(server):
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_more_wrong_frames(server, seed):
     send_frames(server, seed, 3000)
+
+
+def test_limits_that_are_shared_name_the_tensor(make_app):
+    app, _, _ = make_app(max_queue=2, max_pending_bytes=1000)
+
+    async def conversation(client):
+        for shape, positions, message in (
+            ([3, 1], "last", "tokens: expected at most 2 sequences in one request, got 3"),
+            ([2, 5], "all", "tokens: body, inputs, logits, queries and keys may take 1000 bytes"),
+        ):
+            tokens = {"name": "tokens", "datatype": "INT64", "shape": shape, "data": [1] * (shape[0] * shape[1])}
+            body = {"inputs": [tokens], "parameters": {"positions": positions}}
+            assert check_problem(await client.post(INFER, json=body), 413).startswith(message)
+        # What is sent is no tensor yet.
+        response = await client.post(INFER, content=b" " * 1001)
+        assert check_problem(response, 413).startswith("body: body, inputs, logits")
+
+    talk(app, conversation)

@@ -213,6 +213,33 @@ def test_a_stream_whose_client_left_is_over(make_app, serve_app, caplog):
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_a_full_queue_does_not_end_what_has_begun(make_app, accept):
+    app, engine, batcher = make_app(max_queue=2)
+
+    async def conversation(client):
+        body = {"sequences": [[1], [2]], "continue": 2}
+        going = asyncio.create_task(client.post(PREDICT, json=body, headers={"Accept": accept}))
+        await asyncio.to_thread(engine.started.acquire)
+        engine.release.release(1)
+        # While the second half of the first step runs, others fill the queue.
+        await asyncio.to_thread(engine.started.acquire)
+        waiting = [asyncio.create_task(client.post(PREDICT, json={"sequences": [[3]]})) for _ in range(2)]
+        await until(lambda: batcher.num_waiting == 2)
+        engine.release.release(1)
+        # One of them runs, and the second step needs two places.
+        async with asyncio.timeout(20):
+            await until(lambda: batcher.num_waiting == 3)
+        refused = await client.post(PREDICT, json={"sequences": [[4]]})
+        assert check_problem(refused, 429).startswith("3 sequences are waiting and at most 2 may")
+        engine.release.release(100)
+        assert {response.status_code for response in await asyncio.gather(going, *waiting)} == {200}
+        assert "error" not in (await going).text
+
+    talk(app, conversation)
+    assert sorted(engine.seen) == [[1], [1, 0], [2], [2, 0], [3], [3]]
+
+
 def test_a_model_that_stops_ends_its_streams_with_an_error(make_app):
     app, engine, batcher = make_app()
 

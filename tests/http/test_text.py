@@ -1,10 +1,15 @@
 """Models of text over HTTP: spans that slice the input, classes of tokens, and what is refused."""
 
+import asyncio
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from attnserve.service.sequences import Reader
+from attnserve.text import TextReader
+from tests.http.conftest import PREDICT, talk
 from tests.kinds import CLASSES, END, MAX_LENGTH, make_tokenizer
 
 pytestmark = pytest.mark.http
@@ -190,3 +195,21 @@ def test_a_model_without_a_tokenizer_reads_no_text(server):
     response = server.post("predict", {"sequences": ["abc"]})
     assert response.status_code == 422
     assert response.json()["detail"] == "sequences[0]: expected a list of ids or labels, got the string 'abc'"
+
+
+def test_texts_do_not_wait_for_documents(make_app, tmp_path):
+    app, engine, _ = make_app()
+    (tmp_path / "tokenizer.json").write_text(make_tokenizer().to_str(), "utf-8")
+    model = app.state.catalogue.models["tiny"]
+    reader = Reader(model.manifest, TextReader(tmp_path / "tokenizer.json"))
+    app.state.catalogue.models["tiny"] = replace(model, reader=reader)
+    engine.release.release(1)
+    body = json.dumps({"sequences": ["the cat"]}) + " " * 2000
+
+    async def conversation(client):
+        # As long as millions of ids are parsed.
+        async with app.state.parsing, asyncio.timeout(20):
+            answer = await client.post(PREDICT, content=body)
+        assert answer.status_code == 200, answer.text
+
+    talk(app, conversation)

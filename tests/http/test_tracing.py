@@ -31,7 +31,7 @@ OF_A_REQUEST = {
     "attnserve.version",
     "attnserve.request_id",
 }
-OF_A_STAGE = {"attnserve.batch_sequences"}
+OF_A_STAGE = {"attnserve.batch_sequences", "attnserve.steps", "attnserve.busy_ms"}
 
 
 class Collector:
@@ -92,7 +92,7 @@ def until(condition):
 
 
 def attributes(span):
-    return {entry.key: entry.value.string_value or entry.value.int_value for entry in span.attributes}
+    return {entry.key: getattr(entry.value, entry.value.WhichOneof("value")) for entry in span.attributes}
 
 
 def test_a_prediction_is_a_trace_with_its_stages_under_its_caller(bundles, start_server, collector, monkeypatch):
@@ -152,8 +152,11 @@ def test_nothing_that_was_sent_is_in_a_trace(bundles, start_server, collector, m
         events = {"sequences": [[19, 17, 19, 17]], "continue": 3}
         streamed = served.post("predict", events, headers={"Accept": "text/event-stream"})
         assert "event: done" in streamed.text
+        assert served.ask("predict", {**events, "continue": 2})["continuations"]
         # Without being told to stop: by itself, a tenth of a second later.
-        until(lambda: sum(span.kind == span.SPAN_KIND_SERVER for span in collector.spans) >= 8)
+        until(lambda: sum(span.kind == span.SPAN_KIND_SERVER for span in collector.spans) >= 9)
+    by_name = [attributes(span) for span in collector.spans if span.name in ("queue", "compute")]
+    assert sorted(found.get("attnserve.steps", 1) for found in by_name) == [1, 1, 2, 2, 3, 3]
     payload = b"".join(body for _, _, body in collector.requests)
     for word in (b"classified", b"203.0.113.77", b"19, 17", b"19,17", b"\x13\x11\x13\x11"):
         assert word not in payload

@@ -14,6 +14,7 @@ from attnserve.service.batching import Batcher
 from attnserve.service.cost import Cost
 from attnserve.service.engine import Answer, Job
 from attnserve.service.problems import InternalError, Overloaded, Unavailable
+from attnserve.service.queue import Ticket
 from attnserve.service.stages import Stages
 
 # A second a step, and nothing is saved by company: everybody runs alone.
@@ -62,7 +63,7 @@ def world():
 @pytest.fixture
 def make(world, monkeypatch):
     # Estimates are right here.
-    monkeypatch.setattr("attnserve.service.batching.MARGIN", 1.0)
+    monkeypatch.setattr("attnserve.service.admission.MARGIN", 1.0)
     with contextlib.ExitStack() as stack:
 
         def start(cost=ALONE, **options):
@@ -218,6 +219,168 @@ def test_when_to_come_back(world, make, seconds, retry_after):
         await finish(world, tasks)
 
     asyncio.run(ask())
+
+
+def ask_at_once(batcher, *requests, **options):
+    """All in one turn of the event loop, in which no engine is woken yet."""
+    return [asyncio.create_task(batcher.submit(jobs, **options)) for jobs in requests]
+
+
+async def started(world):
+    """A batch, in time: who is refused starts none."""
+    assert await asyncio.to_thread(world.entered.acquire, timeout=20)
+
+
+async def settle(tasks):
+    """Of each, the numbers it was answered, or the error."""
+    async with asyncio.timeout(20):
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    return [result if isinstance(result, Exception) else numbers(result) for result in results]
+
+
+def test_what_has_begun_finds_a_place(world, make):
+    batcher = make(max_queue=2)
+
+    async def ask():
+        tasks = await fill(world, batcher, 1, 1)
+        await refusal(batcher, [job(5)], due=world.now + 100)
+        # Nor is it told that it will be late: its deadline does that.
+        for due in (None, world.now + 0.1):
+            tasks.append(asyncio.create_task(batcher.submit([job(3), job(4)], due=due, is_begun=True)))
+        await until(lambda: batcher.num_waiting == 6)
+        await refusal(batcher, [job(5)], due=world.now + 100)
+        for task in tasks[-1:]:
+            task.cancel()
+        world.gate.set()
+        return numbers(await tasks[-2])
+
+    assert asyncio.run(ask()) == [3, 4]
+
+
+def test_what_comes_at_once_is_one_batch_of_an_idle_engine_whatever_may_wait(world, make):
+    batcher = make(SHARED, max_batch_ms=math.inf, max_queue=4)
+
+    async def ask():
+        world.gate.clear()
+        tasks = ask_at_once(batcher, *([job(number)] for number in range(16)))
+        await started(world)
+        # Nobody waits, so as many may as ever.
+        tasks += ask_at_once(batcher, *([job(number)] for number in range(16, 20)))
+        await until(lambda: batcher.num_waiting == 4)
+        refused = await refusal(batcher, [job(20)])
+        assert "4 sequences are waiting and at most 4 may; 1 more were sent" in refused.detail
+        world.gate.set()
+        return await settle(tasks)
+
+    assert asyncio.run(ask()) == [[number] for number in range(20)]
+    assert world.batches == [list(range(16)), list(range(16, 20))]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_beside_what_idle_engines_start_only_so_much_may_wait(world, make, num_workers):
+    # One length to a batch, and a batch to an engine.
+    batcher = make(SHARED, max_batch_ms=math.inf, max_queue=2, num_workers=num_workers)
+
+    async def ask():
+        world.gate.clear()
+        lengths = [n for n in range(1, 6) for _ in range(3)]
+        tasks = ask_at_once(batcher, *([job(n, n)] for n in lengths))
+        for _ in range(num_workers):
+            await started(world)
+        assert batcher.num_waiting == 2
+        world.gate.set()
+        return await settle(tasks)
+
+    results = asyncio.run(ask())
+    num_let_in = 3 * num_workers + 2
+    assert results[:num_let_in] == [[n] for n in range(1, 6) for _ in range(3)][:num_let_in]
+    for refused in results[num_let_in:]:
+        assert "2 sequences are waiting and at most 2 may; 1 more were sent" in refused.detail
+
+
+def test_who_comes_while_a_batch_is_chosen_waits_beside_nobody(world, make):
+    choosing, go_on = threading.Semaphore(0), threading.Event()
+
+    class Slow(Cost):
+        def seconds(self, shape):
+            # At the door it is asked too, by the event loop.
+            if threading.current_thread() is not threading.main_thread():
+                choosing.release()
+                go_on.wait()
+            return super().seconds(shape)
+
+    batcher = make(Slow(**vars(SHARED)), max_batch_ms=math.inf, max_queue=2)
+
+    async def ask():
+        tasks = ask_at_once(batcher, *([job(number)] for number in range(5)))
+        assert await asyncio.to_thread(choosing.acquire, timeout=20)
+        # Of those five nobody waits any more, and nobody joins them.
+        tasks += ask_at_once(batcher, *([job(number)] for number in range(5, 8)))
+        await asyncio.sleep(0)
+        go_on.set()
+        return await settle(tasks)
+
+    *answered, refused = asyncio.run(ask())
+    assert answered == [[number] for number in range(7)]
+    assert "2 sequences are waiting and at most 2 may" in refused.detail
+    assert world.batches[0] == [0, 1, 2, 3, 4]
+
+
+def test_a_request_of_several_starts_in_part_and_waits_in_part(world, make):
+    batcher = make(SHARED, max_batch_ms=math.inf, max_queue=4)
+
+    async def ask():
+        world.gate.clear()
+        first = ask_at_once(batcher, [job(1)], [job(2), job(3, 2), job(4, 3)])
+        # Two of four wait; of the next, two more would, and then one too many.
+        second = ask_at_once(batcher, [job(5), job(6, 2), job(7, 2)], [job(8), job(9, 2)], [job(10)])
+        await started(world)
+        assert batcher.num_waiting == 4
+        world.gate.set()
+        return await settle([*first, *second])
+
+    *answered, refused, last = asyncio.run(ask())
+    assert (answered, last) == ([[1], [2, 3, 4], [5, 6, 7]], [10])
+    assert "4 sequences are waiting and at most 4 may; 2 more were sent" in refused.detail
+    # What was refused has left no trace in the batch.
+    assert world.batches[0] == [1, 2, 5, 10]
+
+
+def test_who_is_in_the_next_batch_waits_for_nobody_before_it(world, make):
+    batcher = make(SHARED, max_batch_ms=2000)
+
+    async def ask():
+        # Of a second each, two to a batch: both are done after 2, and the third after 3 by what is known of them.
+        return await settle(ask_at_once(batcher, [job(1)], [job(2)], [job(3)], due=world.now + 2.5))
+
+    first, second, refused = asyncio.run(ask())
+    assert (first, second) == ([1], [2])
+    assert "the timeout leaves 2500" in refused.detail
+
+
+def test_who_asks_again_at_once_finds_the_engine_idle(make, monkeypatch):
+    batcher, seen = make(), []
+    deliver = Ticket.deliver
+
+    def look_first(*arguments):
+        seen.append(dict(batcher._admission._ends))
+        deliver(*arguments)
+
+    monkeypatch.setattr(Ticket, "deliver", look_first)
+    asyncio.run(batcher.submit([job(1)]))
+    assert seen == [{}]
+
+
+def test_an_engine_is_idle_again_whatever_became_of_its_batch(world, make):
+    batcher = make(SHARED, max_batch_ms=math.inf, max_queue=2)
+
+    async def ask():
+        for culprits in ([job(POISON)], [job(POISON), job(POISON)]):
+            await settle(ask_at_once(batcher, *([one] for one in culprits)))
+        await until(lambda: not batcher._admission._ends)
+        return await settle(ask_at_once(batcher, *([job(number)] for number in range(8))))
+
+    assert asyncio.run(ask()) == [[number] for number in range(8)]
 
 
 @pytest.mark.parametrize("num_workers", [2, 3])

@@ -352,7 +352,7 @@ def test_a_full_queue_takes_all_of_a_request_or_nothing(make):
         assert batcher.num_waiting == 2
         tasks.append(asyncio.create_task(batcher.submit([job(5)])))
         await until(lambda: batcher.num_waiting == 3)
-        with pytest.raises(TooLarge, match="sequences: expected at most 3 in one request, got 4"):
+        with pytest.raises(TooLarge, match="sequences: expected at most 3 sequences in one request, got 4"):
             await batcher.submit([job(6)] * 4)
         model.gate.set()
         return [numbers(answers) for answers in await asyncio.gather(*tasks)]
@@ -366,6 +366,8 @@ def test_a_sequence_that_never_fits_is_refused_at_the_door(make):
         asyncio.run(batcher.submit([job(0, 100), job(1, 101), job(2, 101)]))
     message = "expected at most 100 steps, which is what fits in 100 bytes of memory here, got 101"
     assert [(fault.field, fault.message) for fault in caught.value.faults] == [("sequences[1]", message)]
+    with pytest.raises(TooLarge, match=r"tokens\[0\]: expected at most 100 steps"):
+        asyncio.run(batcher.submit([job(0, 101)], field="tokens"))
     assert model.batches == []
     assert numbers(asyncio.run(batcher.submit([job(1, 100)]))) == [1]
 

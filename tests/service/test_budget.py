@@ -32,5 +32,8 @@ def test_too_little_left_is_no_fault_of_the_client():
 
 
 def test_more_than_there_is_is():
-    with pytest.raises(TooLarge, match="may take 100 bytes, those of this request need 101"), Budget(100).hold(101):
+    expected = "sequences: body, .* may take 100 bytes, those of this request need 101"
+    with pytest.raises(TooLarge, match=expected), Budget(100).hold(101):
+        pass
+    with pytest.raises(TooLarge, match="tokens: body, "), Budget(100).hold(101, "tokens"):
         pass

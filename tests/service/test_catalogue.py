@@ -1,9 +1,11 @@
 """The catalogue serves what its repository says, whatever happens to it. The engines are the test's."""
 
 import asyncio
+import errno
 import gc
 import json
 import logging
+import os
 import shutil
 import threading
 import weakref
@@ -13,12 +15,15 @@ import numpy as np
 import pytest
 
 from attnserve.bundle import BundleError
+from attnserve.repository import find_versions
 from attnserve.runtime import DeviceError
 from attnserve.service import model as model_module
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.cost import Cost
 from attnserve.service.engine import Answer, Job
+from attnserve.service.metrics import Metrics
 from attnserve.service.observer import NOBODY
+from attnserve.service.oip.repository import list_repository
 from attnserve.service.problems import Conflict, InternalError, NotFound, Unavailable
 from attnserve.service.settings import Settings
 
@@ -87,6 +92,7 @@ class World:
         return SimpleNamespace(
             manifest=self.manifest,
             device=device,
+            provider="CPUExecutionProvider",
             num_threads=num_threads,
             kernels=None,
             observer=NOBODY,
@@ -159,7 +165,7 @@ def test_none_that_can_be_served_is_not_ready(world):
     world.hooks |= {(name, 1): raising(BundleError("damaged")) for name in "abc"}
     catalogue.load()
     assert not catalogue.is_loading
-    assert catalogue.explain_unready() == "no model of the repository answers; failed: a, b, c"
+    assert catalogue.explain_unready() == "no model of the repository answers"
 
 
 def test_a_device_that_is_missing_is_missing_for_all(world):
@@ -368,6 +374,72 @@ def test_a_repository_that_vanishes_takes_nothing_with_it(world, caplog):
     world.add("a/2")
     catalogue.refresh()
     assert world.served == {"a": 2, "b": 1, "c": 1}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_model_that_cannot_be_read_is_that_models_affair(world, make_unreadable, caplog, number):
+    world.add("a/2")
+    catalogue = world.make()
+    catalogue.load()
+    make_unreadable(world.folder / "a", number)
+    make_unreadable(world.folder / "d", number)
+    world.add("b/2")
+    (world.folder / "d").mkdir()
+    for _ in range(3):
+        catalogue.refresh()
+    # What is loaded stays, and others are followed.
+    assert world.served == {"a": 2, "b": 2, "c": 1}
+    assert catalogue.is_ready
+    assert catalogue.versions == {"a": (1, 2), "b": (1, 2), "c": (1,), "d": ()}
+    reason = f"cannot be served: a: cannot be read: {os.strerror(number)}"
+    assert catalogue.explain("a") == reason
+    assert caplog.text.count(f"a {reason}; version 2 goes on") == 1
+    rows = {(row["name"], row.get("version")): row for row in list_repository(catalogue, only_ready=False)}
+    assert (rows["a", "2"]["state"], rows["a", "2"]["reason"]) == ("READY", reason)
+    assert (rows["d", None]["state"], rows["d", None]["reason"]) == ("UNAVAILABLE", reason.replace("a:", "d:"))
+    assert rows["b", "2"]["reason"] == ""
+    assert {name for name, _ in rows if name == "d"} == {"d"}
+    assert {row["name"] for row in list_repository(catalogue, only_ready=True)} == {"a", "b", "c"}
+    metrics = Metrics()
+    metrics.show_models(catalogue)
+    for model, failed, ready in (("a", 1.0, 1.0), ("b", 0.0, 1.0), ("d", 1.0, 0.0)):
+        for name, value in (("failed", failed), ("ready", ready)):
+            assert metrics.registry.get_sample_value(f"model_{name}", {"model": model}) == value
+    with pytest.raises(Unavailable, match="d cannot be served: d: cannot be read"):
+        catalogue.find("d")
+    for name in "ad":
+        with pytest.raises(Conflict, match=f"^{name}: cannot be read"):
+            catalogue.activate(name, 1)
+        with pytest.raises(Conflict, match=f"{name}/aliases.json: cannot be read"):
+            catalogue.deactivate(name)
+
+
+def test_a_model_that_could_not_be_read_at_the_start_is_served_as_soon_as_it_can_be(world, monkeypatch):
+    def refuse(folder):
+        if folder.name == "a":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return find_versions(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("attnserve.repository.find_versions", refuse)
+        catalogue = world.make()
+        catalogue.load()
+        assert world.served == {"b": 1, "c": 1}
+    catalogue.refresh()
+    assert ask(catalogue.find("a")) == 1
+    assert catalogue.failures.by_name == {}
+
+
+def test_a_version_that_cannot_be_read_displaces_nothing(world, make_unreadable, caplog):
+    catalogue = world.make()
+    catalogue.load()
+    world.add("a/2", "b/2")
+    make_unreadable(world.folder / "a" / "2", errno.EACCES)
+    world.hooks["a", 2] = (world.folder / "a" / "2" / "manifest.json").stat
+    catalogue.refresh()
+    assert world.served == {"a": 1, "b": 2, "c": 1}
+    assert catalogue.explain("a") == "version 2 cannot be served: [Errno 13] Permission denied: 'a/2/manifest.json'"
+    assert "unknown" not in caplog.text
 
 
 def test_a_model_that_has_stopped_is_loaded_again(world):

@@ -2,16 +2,19 @@
 
 import asyncio
 import gc
+import json
 import threading
 import weakref
 
 import numpy as np
+import orjson
 import pytest
 
 from attnserve.bundle import BundleError
+from attnserve.records import to_json
 from attnserve.service import model as module
 from attnserve.service.engine import Job
-from attnserve.service.model import check_answerable, check_room, load_model, make_tuner
+from attnserve.service.model import check_room, describe_manifest, load_model, make_tuner
 from attnserve.service.observer import NOBODY
 from attnserve.service.settings import Settings
 from tests.kernels.library import build_library, build_recognisable
@@ -25,10 +28,15 @@ from tests.kernels.library import build_library, build_recognisable
     ],
 )
 def test_what_only_an_answer_would_stumble_over(make_manifest, fields, message):
-    check_answerable(make_manifest())
-    check_answerable(make_manifest(labels=tuple("abcdefghij"), card={"any": [None, 1.5, "thing"]}))
     with pytest.raises(BundleError, match=message):
-        check_answerable(make_manifest(**fields))
+        describe_manifest(make_manifest(**fields))
+
+
+def test_a_manifest_is_written_once_for_all_answers(make_manifest):
+    manifest = make_manifest(labels=tuple("abcdefghij"), card={"any": [None, 1.5, "thing"]})
+    described = describe_manifest(manifest)
+    assert orjson.loads(orjson.dumps(described)) == json.loads(json.dumps(to_json(manifest)))
+    assert {type(field) for field in described.values()} == {orjson.Fragment}
 
 
 @pytest.mark.parametrize(("free", "fits"), [(2400, True), (2399, False)])

@@ -87,3 +87,5 @@ def test_what_overflows_is_named():
     ):
         with pytest.raises(Invalid, match=r"sequences\[1\]: expected a sequence to which the model has a finite"):
             check_finite([right, wrong])
+        with pytest.raises(Invalid, match=r"features\[1\]: expected"):
+            check_finite([right, wrong], "features")

@@ -15,6 +15,7 @@ from attnserve.service.formats.negotiation import EVENTS, JSON
 from attnserve.service.preprocess import parse_predict
 from attnserve.service.problems import Invalid, Overloaded, Unavailable
 from attnserve.service.sequences import Reader
+from attnserve.service.stages import Stages
 from attnserve.service.stream import answer_continuation
 from attnserve.text import TextReader
 from tests.kinds import END, make_tokenizer
@@ -39,11 +40,15 @@ class Script:
         self.num_steps = 0
         self.gate = None
 
-    async def submit(self, jobs, **_):
+    async def submit(self, jobs, *, stages, is_begun, **_):
+        # Only what was let in before is let in whatever waits.
+        assert is_begun == (self.num_steps > 0)
         if self.gate is not None:
             await self.gate()
         if self.num_steps == self.fails_at:
             raise self.error
+        stages.add("queue", self.num_steps, self.num_steps + 0.25)
+        stages.add("compute", self.num_steps + 0.25, self.num_steps + 0.75)
         self.num_steps += 1
         answers = []
         for job, script, start in zip(jobs, self.scripts, self.starts, strict=True):
@@ -59,6 +64,8 @@ class Connection:
     def __init__(self):
         self.left = asyncio.Event()
         self.num_held = 0
+        self.stages = Stages()
+        self.scope = {"stages": self.stages}
 
     async def receive(self):
         await self.left.wait()
@@ -206,6 +213,29 @@ def test_many_sequences_are_written_off_the_event_loop_and_the_same(reader, monk
     monkeypatch.setattr("attnserve.service.stream.LARGE_NUM_TOKENS", 10)
     assert stream(reader, sequences, scripts) == few
     assert json.loads(run(*start(reader, sequences, scripts), JSON)) == few[-1][1]
+
+
+@pytest.mark.parametrize("media_type", [EVENTS, JSON])
+def test_where_the_time_of_all_steps_went(reader, media_type):
+    model, asked = start(reader, ["a"], [read("cat cat at")])
+
+    async def talk():
+        connection = Connection()
+        response = await answer_continuation(connection, model, asked, media_type, connection.hold, NEVER)
+        begun = connection.stages.describe()
+        if media_type == EVENTS:
+            # The head goes out now, with the first step.
+            assert begun == "queue;dur=250.000, compute;dur=500.000"
+            assert [part async for part in response.body_iterator]
+        return connection.stages
+
+    stages = asyncio.run(talk())
+    count = len(read("cat cat at"))
+    assert stages.describe() == f"queue;dur={250 * count}.000, compute;dur={500 * count}.000"
+    assert [(stage.begin, stage.end, stage.count) for stage in stages.all] == [
+        (0, count - 0.75, count),
+        (0.25, count - 0.25, count),
+    ]
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("stopped")], ids=lambda error: error.title)

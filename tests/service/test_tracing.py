@@ -74,6 +74,23 @@ def test_a_request_is_a_span_with_what_may_be_known(exporter):
     assert span.status.status_code is StatusCode.UNSET
 
 
+def test_stages_of_many_steps_are_one_child(exporter):
+    stages = Stages()
+    for step in range(3000):
+        stages.add("queue", 10 + step, 10.25 + step)
+        stages.add("compute", 10.25 + step, 10.75 + step, batch_sequences=4)
+    record(make(exporter), scope_of(stages=stages), end=4000.0)
+    queue, compute, _ = exporter.get_finished_spans()
+    assert (queue.name, compute.name) == ("queue", "compute")
+    assert dict(queue.attributes) == {"attnserve.steps": 3000, "attnserve.busy_ms": 750_000.0}
+    assert dict(compute.attributes) == {
+        "attnserve.steps": 3000,
+        "attnserve.busy_ms": 1_500_000.0,
+        "attnserve.batch_sequences": 4,
+    }
+    assert round((compute.end_time - compute.start_time) / 1e9, 6) == 2999.5
+
+
 def test_stages_are_its_children_at_their_times(exporter, monkeypatch):
     clocks = SimpleNamespace(time_ns=lambda: 1_700_000_000 * 10**9, monotonic_ns=lambda: 12 * 10**9)
     monkeypatch.setattr(tracing_module, "time", clocks)

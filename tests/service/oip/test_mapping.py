@@ -46,6 +46,11 @@ def test_lengths_cut_what_is_never_read(reader):
     assert sequences_of(ask(reader, tokens=[[1, 2], [3, 4]])) == [[1, 2], [3, 4]]
 
 
+def test_sequences_are_called_as_the_client_called_them(reader, text_reader):
+    assert ask(reader, tokens=[[1, 2]]).predict.field == "tokens"
+    assert ask(text_reader, text=["the"]).predict.field == "text"
+
+
 FAULTS = {
     "length 0": ({"tokens": [[1, 2]], "lengths": [0]}, "lengths[0]", 422),
     "length negative": ({"tokens": [[1, 2]], "lengths": [-1]}, "lengths[0]", 422),
