@@ -72,6 +72,7 @@ def make_app(bundles, tmp_path):
                     reader=Reader(engine.manifest),
                     tuning=Tuning(source="given", num_engines=1, num_threads=1, cost=ALONE),
                     statistics=Statistics(),
+                    kernels="off",
                     described=describe_manifest(engine.manifest),
                 )
                 catalogue.models["tiny"] = model
