@@ -14,14 +14,14 @@ Standard library only. A bundle holds
 
 import hashlib
 import json
-import math
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnserve.interface import Interface, check_choice
+from attnserve.certificate import Certificate
+from attnserve.interface import Interface
 from attnserve.records import RecordError, from_json, read_text, to_json
 
 FORMAT_VERSION = 1
@@ -40,7 +40,6 @@ TOKENS, FEATURES = "tokens", "features"
 POSITIONS, SLOTS, ROWS, CAPTURE, HEAD_SCALE = "positions", "slots", "rows", "capture", "head_scale"
 LOGITS = "logits"
 CAPTURES = ("query", "key", "hidden", "value_norm", "metric")
-PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 class BundleError(ValueError):
@@ -93,45 +92,6 @@ class Layer:
             raise ValueError(f"num_key_heads: expected a divisor of {self.num_heads}, got {self.num_key_heads}")
         if missing := {"query", "key", "hidden", "value_norm"} - self.captures.keys():
             raise ValueError(f"captures: {min(missing)}: missing")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deviation:
-    """A largest absolute difference from PyTorch float64, over all of golden."""
-
-    reference: float
-    """PyTorch's own, in the bundle's precision."""
-    allowed: float
-    measured: float | None = None
-    """ONNX Runtime's, on the machine that exported."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no difference is within, or every one.
-
-        Raises:
-            ValueError: names the field.
-        """
-        for name in ("reference", "allowed", "measured"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """The error a bundle is allowed, measured at export."""
-
-    precision: str
-    logits: Deviation
-    maps: Deviation
-
-    def __post_init__(self) -> None:
-        """Refuse a precision that no bundle has.
-
-        Raises:
-            ValueError: names the field.
-        """
-        check_choice("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import attnserve
-from attnserve.bundle import PRECISIONS
+from attnserve.certificate import PRECISIONS
 from attnserve.kernels import AUTO, OFF, find_kernels
 
 EXTRAS = {

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError, Certificate
+from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError
+from attnserve.certificate import Certificate
 from attnserve.packing import pack
 from attnserve.runtime import Runtime
 

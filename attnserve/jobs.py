@@ -8,7 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnserve.bundle import PRECISIONS, Deviation, is_model_name, is_version
+from attnserve.bundle import is_model_name, is_version
+from attnserve.certificate import PRECISIONS, Deviation
 from attnserve.interface import check_choice
 from attnserve.records import check_types
 

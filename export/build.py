@@ -18,7 +18,8 @@ from torch import nn
 
 import attnserve
 from attnserve import bundle
-from attnserve.bundle import Certificate, Manifest, Provenance
+from attnserve.bundle import Manifest, Provenance
+from attnserve.certificate import Certificate
 from attnserve.export.arguments import find_submodules
 from attnserve.export.describe import describe_layers, describe_tensor, warnings_about
 from attnserve.export.golden import record_golden

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from attnserve.bundle import MANIFEST_FILE, PRECISIONS, hash_file
+from attnserve.bundle import MANIFEST_FILE, hash_file
+from attnserve.certificate import PRECISIONS
 from attnserve.export.build import Built
 from attnserve.export.job import build_checkpoint
 from attnserve.export.verify import VerificationError

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attnserve.bundle import Certificate, Deviation
+from attnserve.certificate import Certificate, Deviation
 from attnserve.export.subject import DTYPES, ModuleError, Subject
 from attnserve.golden import Golden, largest_difference
 from attnserve.interface import Interface

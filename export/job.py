@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attnserve import bundle
+from attnserve.certificate import PRECISIONS
 from attnserve.checkpoint_files import FILES
 from attnserve.export.arguments import check_example, check_module, check_options
 from attnserve.export.build import Built, Order, Report, build
@@ -51,7 +52,7 @@ def export_checkpoint(
         ValueError: there is no such precision.
     """
     place = Path(destination)
-    check_choice("precision", precision, bundle.PRECISIONS)
+    check_choice("precision", precision, PRECISIONS)
     check_destination(place)
     order = _read_order(Path(checkpoint), precision=precision, portable=portable, report=report)
     return _publish(order, place, report)
@@ -70,7 +71,7 @@ def build_checkpoint(
     Raises:
         ValueError: as `export_checkpoint`; what has been written by then is left.
     """
-    check_choice("precision", precision, bundle.PRECISIONS)
+    check_choice("precision", precision, PRECISIONS)
     order = _read_order(Path(checkpoint), precision=precision, portable=portable, report=report)
     return build(order, Path(folder), report)
 
@@ -126,7 +127,7 @@ def export_module(
         ValueError: an argument makes no sense; names it. The other errors are those of `export_checkpoint`.
     """
     place = Path(destination)
-    check_choice("precision", precision, bundle.PRECISIONS)
+    check_choice("precision", precision, PRECISIONS)
     check_module(module)
     check_options(
         leading_row=leading_row, portable=portable, labels=labels, blocks=blocks, projections=projections, card=card

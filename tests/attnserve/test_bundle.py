@@ -13,6 +13,7 @@ import pytest
 
 from attnserve import bundle
 from attnserve.bundle import BundleError, read_manifest, verify_files, write_manifest
+from attnserve.certificate import Certificate, Deviation
 from attnserve.cli import main
 from attnserve.golden import read_golden, replay
 from attnserve.runtime import Runtime
@@ -328,7 +329,7 @@ def test_released_formats_are_read_and_checked(path: Path, capsys: pytest.Captur
 
 def test_the_page_about_bundles_names_every_field_and_file(folder: Path) -> None:
     page = (ROOT / "docs" / "bundle.md").read_text("utf-8")
-    kinds = (bundle.Manifest, bundle.Layer, bundle.Tensor, bundle.Certificate, bundle.Deviation, bundle.Provenance)
+    kinds = (bundle.Manifest, bundle.Layer, bundle.Tensor, bundle.Provenance, Certificate, Deviation)
     for kind in kinds:
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in page, f"{kind.__name__}.{field.name}"

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnserve.bundle import BundleError, Certificate, Deviation
+from attnserve.bundle import BundleError
+from attnserve.certificate import Certificate, Deviation
 from attnserve.golden import BatchResult, Golden, Report, largest_difference, read_golden, replay, write_golden
 from attnserve.runtime import Runtime
 

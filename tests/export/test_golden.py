@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 import attnserve.golden
-from attnserve.bundle import Certificate
+from attnserve.certificate import Certificate
 from attnserve.export.golden import MAX_MAPS, MAX_RELATIVE_LOGITS, allow, make_sequences, record_golden
 from attnserve.export.subject import Subject
 from attnserve.golden import Golden, read_golden, replay

@@ -18,6 +18,7 @@ from torch import nn
 
 import attnserve
 from attnserve import bundle
+from attnserve.certificate import Certificate
 from attnserve.cli import main
 from attnserve.export import build, export_checkpoint, graph, job, verify
 from attnserve.export.describe import describe_layers, hash_state, warnings_about
@@ -166,7 +167,7 @@ def test_wrong_golden_is_never_published(
 ) -> None:
     recorded = build.record_golden
 
-    def spoil(*arguments: Any, **options: Any) -> tuple[Golden, bundle.Certificate]:
+    def spoil(*arguments: Any, **options: Any) -> tuple[Golden, Certificate]:
         golden, certificate = recorded(*arguments, **options)
         golden.maps[:, :, [0, 1]] = golden.maps[:, :, [1, 0]]
         return golden, certificate

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from attnserve.bundle import PRECISIONS
+from attnserve.certificate import PRECISIONS
 from attnserve.interface import POOLINGS, TASKS
 from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.elliptical import SCALINGS, SCOPES

@@ -48,7 +48,10 @@ SPINE.add("attnserve.__version__")
 # is a decision about a room, taken here and in pyproject.toml.
 ARROWS = {
     "attnserve": Arrows(at_import=SPINE | {"numpy"}, when_called={"onnxruntime"}),
-    "attnserve.bundle": Arrows(at_import={"attnserve.interface", "attnserve.records"}, when_called=set()),
+    "attnserve.bundle": Arrows(
+        at_import={"attnserve.certificate", "attnserve.interface", "attnserve.records"}, when_called=set()
+    ),
+    "attnserve.certificate": Arrows(at_import={"attnserve.interface"}, when_called=set()),
     "attnserve.checkpoint_files": Arrows(at_import={"attnserve.bundle"}, when_called=set()),
     "attnserve.checkpoints": Arrows(
         at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "publish")},

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from attnserve.bundle import CAPTURES, Certificate, Deviation, Layer, Manifest, Provenance, Tensor, capture_name
+from attnserve.bundle import CAPTURES, Layer, Manifest, Provenance, Tensor, capture_name
+from attnserve.certificate import Certificate, Deviation
 
 
 def make_layer(index: int, **fields: Any) -> Layer:
