@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnserve.certificate import Certificate
+from attnserve.certificate import Certificate, Quantisation
 from attnserve.interface import Interface
 from attnserve.records import RecordError, from_json, read_text, to_json
 
@@ -119,6 +119,8 @@ class Manifest(Interface):
     certificate: Certificate
     files: dict[str, str]
     """sha256 of every other file, by its path in the bundle."""
+    quantisation: Quantisation | None = None
+    """Of int8 bundles."""
     portable: bool = False
     """Whether the bodies were inlined: no node of domain `attnserve` is left, so no kernel can take its place."""
     card: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +137,9 @@ class Manifest(Interface):
             raise ValueError(f"format_version: expected at least 1, got {self.format_version}")
         if not self.layers:
             raise ValueError("layers: expected at least one, got none")
+        if (self.quantisation is None) == (self.certificate.precision == "int8"):
+            got = "none" if self.quantisation is None else f"some with {self.certificate.precision}"
+            raise ValueError(f"quantisation: expected figures with precision int8 and with no other, got {got}")
         outputs = {tensor.name for tensor in self.outputs}
         for index, layer in enumerate(self.layers):
             if missing := set(layer.captures.values()) - outputs:

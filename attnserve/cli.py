@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import attnserve
 from attnserve.certificate import PRECISIONS
 from attnserve.kernels import AUTO, OFF, find_kernels
+from attnserve.records import to_json
 
 EXTRAS = {
     "aiohttp": "bench",
@@ -71,7 +72,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="of weights and activations; bfloat16 needs a CUDA device to run on (default: float32)",
+        help="of weights and activations; bfloat16 needs a CUDA device to run on; int8 is of weights alone, with "
+        "float32 activations (default: float32)",
     )
     parser.add_argument(
         "--portable",
@@ -122,7 +124,7 @@ def _check(parsed: argparse.Namespace) -> int:
         finite = {name: value if math.isfinite(value) else None for name, value in found.items()}
         allowed = {"logits": report.certificate.logits.allowed, "maps": report.certificate.maps.allowed}
         rest = {"device": report.device, "passed": report.passed, "allowed": allowed, "table": report.table()}
-        rest["changed"] = report.num_changed
+        rest |= {"changed": report.num_changed, "quantisation": to_json(report.quantisation)}
         rest["kernels"] = None if runtime.op_library is None else str(runtime.op_library)
         print(json.dumps({**finite, **rest}))
     else:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError
-from attnserve.certificate import Certificate
+from attnserve.certificate import Certificate, Quantisation
 from attnserve.packing import pack
 from attnserve.runtime import Runtime
 
@@ -110,6 +110,8 @@ class Report:
     device: str
     batches: tuple[BatchResult, ...]
     certificate: Certificate
+    quantisation: Quantisation | None = None
+    """What the manifest says of int8 weights; nothing that replay measures."""
 
     @property
     def logits(self) -> float:
@@ -145,8 +147,9 @@ class Report:
         verdict = "within the certificate" if self.passed else "OUTSIDE THE CERTIFICATE"
         if self.num_changed:
             verdict += f": {self.num_changed} answers name another class though the margin is large"
-        title = f"largest differences of {certificate.precision} from PyTorch float64, on {self.device}:"
-        return "\n".join([title, head, *lines, allowed, verdict])
+        same, costs = ("", []) if self.quantisation is None else (" of the same weights", [self.quantisation.table()])
+        title = f"largest differences of {certificate.precision} from PyTorch float64{same}, on {self.device}:"
+        return "\n".join([title, head, *lines, allowed, verdict, *costs])
 
 
 def read_golden(folder: str | os.PathLike[str]) -> Golden:
@@ -198,7 +201,13 @@ def replay(runtime: Runtime, golden: Golden, progress: Callable[[int], Any] = la
     for number, members in enumerate(golden.batches):
         results.append(_replay_batch(runtime, golden, members))
         progress(number)
-    return Report(device=runtime.device, batches=tuple(results), certificate=runtime.manifest.certificate)
+    manifest = runtime.manifest
+    return Report(
+        device=runtime.device,
+        batches=tuple(results),
+        certificate=manifest.certificate,
+        quantisation=manifest.quantisation,
+    )
 
 
 def largest_difference(found: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variant", required=True, help="how it was trained to attend; no tensor says that either")
     parser.add_argument("--scope", help="of elliptical attention: sequence, for a model that sees the whole image")
     parser.add_argument("--scaling", help="of elliptical attention: max or mean")
-    parser.add_argument("--precision", default="float32", help="float32, float16 or bfloat16 (default: float32)")
+    parser.add_argument("--precision", default="float32", help="float32, float16, bfloat16 or int8 (default: float32)")
     parser.add_argument("--portable", action="store_true", help="inline the function bodies")
     parser.add_argument("--labels", type=Path, help="text file, a class per line")
     parser.add_argument("--image", type=Path, help=".npy of [C, H, W], normalised as in training (default: noise)")

@@ -19,11 +19,12 @@ from torch import nn
 import attnserve
 from attnserve import bundle
 from attnserve.bundle import Manifest, Provenance
-from attnserve.certificate import Certificate
+from attnserve.certificate import Certificate, Quantisation
 from attnserve.export.arguments import find_submodules
 from attnserve.export.describe import describe_layers, describe_tensor, warnings_about
 from attnserve.export.golden import record_golden
 from attnserve.export.graph import build_graph, build_weights_graphs, save_graph
+from attnserve.export.quantisation import measure_quantisation
 from attnserve.export.subject import DTYPES, Subject, find_layers
 from attnserve.export.verify import Verified, verify
 from attnserve.golden import write_golden
@@ -83,12 +84,15 @@ def build(order: Order, folder: Path, report: Report) -> Built:
     if order.tokenizer is not None:
         shutil.copyfile(order.tokenizer, folder / bundle.TOKENIZER_FILE)
     report("golden", f"PyTorch's float64 answers and its own {order.precision} error")
-    # In place: float64 takes twice the memory, so it comes last.
-    golden, certificate = record_golden(plain.double(), subject, example=order.example)
+    # In place: float64 takes twice the memory, so it comes last. The truth about rounded weights is their own.
+    is_rounded = order.precision == "int8"
+    oracle = copy.deepcopy(module).double() if is_rounded else plain.double()
+    golden, certificate = record_golden(oracle, subject, example=order.example)
+    quantisation = measure_quantisation(plain.double(), golden, interface) if is_rounded else None
     # Verifying reads the weights again, and twice.
-    del plain, module, layers, subject
+    del plain, module, layers, subject, oracle
     write_golden(folder, golden)
-    manifest = _describe(order, graph, described, certificate, bundle.hash_files(folder))
+    manifest = _describe(order, graph, described, certificate, quantisation, bundle.hash_files(folder))
     bundle.write_manifest(folder, manifest)
     report("verify", "replay in ONNX Runtime without torch, and in onnx's ReferenceEvaluator")
     verified = verify(folder, golden, manifest)
@@ -110,6 +114,7 @@ def _describe(
     graph: onnx.ModelProto,
     layers: tuple[bundle.Layer, ...],
     certificate: Certificate,
+    quantisation: Quantisation | None,
     files: dict[str, str],
 ) -> Manifest:
     libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
@@ -130,6 +135,7 @@ def _describe(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         ),
         certificate=certificate,
+        quantisation=quantisation,
         portable=order.portable,
         files=files,
         card=order.card,

@@ -36,7 +36,7 @@ def _order(graph: onnx.GraphProto) -> None:
         if node is not None:
             for other in node.output:
                 producers.pop(other, None)
-            for used in _names_used(node):
+            for used in names_used(node):
                 visit(used)
             ordered.append(node)
 
@@ -77,11 +77,11 @@ def _rename(graph: onnx.GraphProto, scope: dict[str, str], names: Iterator[str])
         node.output[:] = [scope.get(name, name) for name in node.output]
 
 
-def _names_used(node: onnx.NodeProto) -> list[str]:
+def names_used(node: onnx.NodeProto) -> list[str]:
     """Inputs of a node, and what the graphs in its attributes may use of the graph around them."""
     used = list(node.input)
     for inner in _inner_graphs(node):
-        used += [name for part in inner.node for name in _names_used(part)]
+        used += [name for part in inner.node for name in names_used(part)]
         used += [entry.name for entry in inner.output]
     return used
 

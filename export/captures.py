@@ -37,7 +37,7 @@ def add_captures(
         precision: of the graph. Captures are float16 where it is; numpy has no bfloat16, so those become float32.
     """
     capture_type = onnx.TensorProto.FLOAT16 if precision == "float16" else onnx.TensorProto.FLOAT
-    casts = precision != "float32"
+    casts = precision in ("float16", "bfloat16")
     graph = model.graph
     graph.input.append(helper.make_tensor_value_info(CAPTURE, onnx.TensorProto.INT64, ["C"]))
     produced_by = {output: node for node in graph.node for output in node.output}

@@ -28,12 +28,12 @@ MIN_STEPS = 256
 MAX_REPEATS = 8
 MAX_LOGITS = 1_000_000
 ROWS_PER_MAP = 8
-# At most this multiple of PyTorch's own error; in float32 also never above these bounds, relative to the largest
-# |logit| and to 1. An error below one unit in the last place of those counts as one: it is luck, which the next reader,
-# who adds in another order, cannot be asked to have.
-REFERENCE_MULTIPLES = {"float32": 4, "float16": 3, "bfloat16": 3}
-MAX_RELATIVE_LOGITS = {"float32": 5e-5}
-MAX_MAPS = {"float32": 1e-4}
+# At most this multiple of PyTorch's own error; where float32 computes also never above these bounds, relative to the
+# largest |logit| and to 1. An error below one unit in the last place of those counts as one: it is luck, which the next
+# reader, who adds in another order, cannot be asked to have.
+REFERENCE_MULTIPLES = {"float32": 4, "float16": 3, "bfloat16": 3, "int8": 4}
+MAX_RELATIVE_LOGITS = {"float32": 5e-5, "int8": 5e-5}
+MAX_MAPS = {"float32": 1e-4, "int8": 1e-4}
 # What float64 may lose between a sequence alone and the same in a batch.
 MAX_MIXING = 1e-9
 
@@ -59,7 +59,7 @@ def record_golden(
     certificate's `measured` is not known yet.
 
     Args:
-        oracle: the module in float64, in eval mode.
+        oracle: the module in float64, in eval mode; in int8 with the subject's rounded weights.
         subject: the module in the precision of the bundle.
         example: one more sequence, leading row included.
         seed: of the random inputs.

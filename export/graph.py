@@ -12,6 +12,7 @@ from attnserve import bundle
 from attnserve.export.attach import attach_bodies, strip_metadata
 from attnserve.export.canonical import canonicalise
 from attnserve.export.captures import add_captures, make_head_scale_optional
+from attnserve.export.quantisation import quantise_weights
 from attnserve.export.subject import Subject
 from attnserve.export.trace import trace
 from attnserve.export.weights import NORMALISERS, ROWS, WEIGHTS
@@ -21,8 +22,10 @@ MAX_INLINE_BYTES = 1 << 30
 
 
 def build_graph(subject: Subject, layers: Sequence[bundle.Layer], *, portable: bool) -> onnx.ModelProto:
-    """The model's graph, complete."""
+    """The model's graph, complete. In int8 the subject's weights become those of the graph."""
     graph = trace(subject)
+    if subject.precision == "int8":
+        quantise_weights(graph, subject.module)
     attach_bodies(graph)
     add_captures(graph, layers, [layer.head_projections for layer in subject.layers], subject.precision)
     make_head_scale_optional(graph)

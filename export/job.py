@@ -40,7 +40,7 @@ def export_checkpoint(
         checkpoint: folder with config.json and model.safetensors.
         destination: the bundle to make; its last part is the version, a positive integer.
         precision: "float32", "float16" or "bfloat16" (CUDA only), of weights and activations; attention computes in
-            float32 always.
+            float32 always. "int8" is of weights alone; all computes in float32.
         portable: inline the function bodies, so that the file has no custom domain; kernels cannot replace them then.
         report: told each step as it begins, and what it does.
 

@@ -23,7 +23,8 @@ from attnserve.models.attention.recording import attention_layers
 from attnserve.models.prediction import predict_packed, tensors_of
 from attnserve.packing import pack
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# int8 is of weights, which are rounded in the graph; what computes is float32.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.float32}
 
 
 class ModuleError(ValueError):
@@ -68,7 +69,7 @@ class Subject:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and activations."""
+        """Of weights and activations in PyTorch."""
         return DTYPES[self.precision]
 
 

@@ -22,6 +22,9 @@ from attnserve.packing import Packed, pack
 EXAMPLE_LENGTHS = (7, 4, 5)
 
 
+PREFIX = "module."
+"""Before the name of each of the subject's parameters in the graph: where `_Graph` holds it."""
+
 # It says at every export that torchvision is not installed.
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 

@@ -89,7 +89,7 @@ def list_kinds() -> dict[str, Kind]:
             ),
             flags=("--precision", "float16"),
         ),
-        # A class for every token of a text, and a token at its end that nobody wrote.
+        # A class for every token of a text, and a token at its end that nobody wrote; weights in int8.
         "tagger": Kind(
             config=TransformerConfig(
                 **sizes,
@@ -102,6 +102,7 @@ def list_kinds() -> dict[str, Kind]:
                 attention=(first,),
             ),
             tokenizer=make_tokenizer(ended=True),
+            flags=("--precision", "int8"),
         ),
     }
 

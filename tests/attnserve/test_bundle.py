@@ -13,12 +13,19 @@ import pytest
 
 from attnserve import bundle
 from attnserve.bundle import BundleError, read_manifest, verify_files, write_manifest
-from attnserve.certificate import Certificate, Deviation
+from attnserve.certificate import Certificate, Deviation, Quantisation
 from attnserve.cli import main
 from attnserve.golden import read_golden, replay
 from attnserve.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
+COST = {
+    "num_answers": 9,
+    "largest_difference": 0.5,
+    "mean_difference": 0.25,
+    "top1_agreement": 0.5,
+    "kl_bits": 0.125,
+}
 RELEASED = sorted((ROOT / "tests" / "bundles").glob("v*"))
 
 
@@ -48,6 +55,7 @@ def test_a_manifest_survives_a_round_trip(folder: Path) -> None:
         "num_classes": None,
         "pooling": None,
         "leading_row": False,
+        "quantisation": None,
         "portable": False,
     }
     write_manifest(folder, read_manifest(folder))
@@ -64,8 +72,9 @@ def test_a_manifest_of_another_kind_of_model_survives_a_round_trip(folder: Path)
         "leading_row": True,
         "portable": True,
         "labels": ("left", "right"),
+        "quantisation": Quantisation(**COST),
     }
-    certificate = dataclasses.replace(read_manifest(folder).certificate, precision="bfloat16")
+    certificate = dataclasses.replace(read_manifest(folder).certificate, precision="int8")
     manifest = dataclasses.replace(read_manifest(folder), certificate=certificate, **changes)
     write_manifest(folder, manifest)
     assert read_manifest(folder) == manifest
@@ -121,8 +130,28 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no classes": (lambda d: d.update(task="classify_token"), "num_classes: classify_token needs a number of classes"),
     "precision": (
-        lambda d: d["certificate"].update(precision="int8"),
+        lambda d: d["certificate"].update(precision="int4"),
         "certificate.precision: expected one of",
+    ),
+    "int8 that does not say its price": (
+        lambda d: d["certificate"].update(precision="int8"),
+        "quantisation: expected figures with precision int8 and with no other, got none",
+    ),
+    "a price of nothing": (
+        lambda d: d.update(quantisation=COST),
+        "quantisation: expected figures with precision int8 and with no other, got some with float32",
+    ),
+    "agreement": (
+        lambda d: d.update(quantisation=COST | {"top1_agreement": 1.5}),
+        "quantisation.top1_agreement: expected at most 1, got 1.5",
+    ),
+    "divergence": (
+        lambda d: d.update(quantisation=COST | {"kl_bits": -1.0}),
+        "quantisation.kl_bits: expected a finite number >= 0, got -1.0",
+    ),
+    "answers": (
+        lambda d: d.update(quantisation=COST | {"num_answers": 0}),
+        "quantisation.num_answers: expected at least 1, got 0",
     ),
     "portable": (lambda d: d.update(portable=1), "portable: expected bool, got int 1"),
     "heads": (lambda d: d["layers"][1].update(num_key_heads=0), "layers[1].num_key_heads: expected at least 1"),
@@ -329,7 +358,7 @@ def test_released_formats_are_read_and_checked(path: Path, capsys: pytest.Captur
 
 def test_the_page_about_bundles_names_every_field_and_file(folder: Path) -> None:
     page = (ROOT / "docs" / "bundle.md").read_text("utf-8")
-    kinds = (bundle.Manifest, bundle.Layer, bundle.Tensor, bundle.Provenance, Certificate, Deviation)
+    kinds = (bundle.Manifest, bundle.Layer, bundle.Tensor, bundle.Provenance, Certificate, Deviation, Quantisation)
     for kind in kinds:
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in page, f"{kind.__name__}.{field.name}"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from attnserve.bundle import BundleError
-from attnserve.certificate import Certificate, Deviation
+from attnserve.certificate import Certificate, Deviation, Quantisation
 from attnserve.golden import BatchResult, Golden, Report, largest_difference, read_golden, replay, write_golden
 from attnserve.runtime import Runtime
 
@@ -55,6 +55,7 @@ def test_replay_runs_every_batch_and_says_so(runtime: Runtime, golden: Golden) -
     assert 0 < report.logits <= report.certificate.logits.allowed
     assert 0 < report.maps <= report.certificate.maps.allowed
     assert report.device == "cpu"
+    assert report.quantisation is None
 
 
 @pytest.mark.parametrize("name", ["logits", "maps"])
@@ -268,6 +269,22 @@ def test_the_table() -> None:
         "        2        5   2.0e-06   0.0e+00",
         "           allowed   4.0e-06   0.0e+00",
         "within the certificate",
+    ]
+
+
+def test_the_table_of_int8_says_what_its_weights_cost() -> None:
+    cost = Quantisation(
+        num_answers=264, largest_difference=0.0123, mean_difference=0.002, top1_agreement=0.9962, kl_bits=1.2e-4
+    )
+    exact = report_of(2e-6, 0.0)
+    certificate = dataclasses.replace(exact.certificate, precision="int8")
+    title, *lines = dataclasses.replace(exact, certificate=certificate, quantisation=cost).table().splitlines()
+    assert title == "largest differences of int8 from PyTorch float64 of the same weights, on cpu:"
+    assert lines == [
+        *exact.table().splitlines()[1:],
+        "what rounding the weights changed in 264 answers, PyTorch float64 on both sides:",
+        "  largest     mean  same top-1  KL, bits",
+        "  1.2e-02  2.0e-03      99.62%   1.2e-04",
     ]
 
 

@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from torch import nn
 
 from attnserve import bundle
@@ -66,6 +67,16 @@ def sequences_of(interface: Interface, lengths: Sequence[int]) -> list[NDArray[A
     return [add_leading_row(sequence) for sequence in features] if interface.leading_row else features
 
 
+def widened_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What the int8 weights of a bundle mean, by the names of a state dict."""
+    stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(folder / bundle.MODEL_FILE).graph.initializer}
+    rounded = {name: array for name, array in stored.items() if array.dtype == np.int8}
+    return {
+        name.removeprefix("module."): torch.from_numpy(array * stored[f"{name}.scale"][:, None])
+        for name, array in rounded.items()
+    }
+
+
 CLASSIFIER: dict[str, Any] = {
     "vocabulary_size": None,
     "num_features": 5,
@@ -86,6 +97,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "tiny": {},
     "mean": {**CLASSIFIER, "pooling": "mean", "positions": "learned", "norm": "post"},
     "leading row": {**CLASSIFIER, "pooling": "first", "num_heads": 4, "num_key_heads": 2, "positions": "rotary"},
+    # One table for reading and writing, in int8.
+    "int8": {"tied_embeddings": True},
 }
 
 
@@ -104,7 +117,10 @@ def exported(
             block.attention.key.weight *= 4
     folder = tmp_path_factory.mktemp("kinds")
     save_checkpoint(model, folder / "checkpoint")
-    export_checkpoint(folder / "checkpoint", folder / "kind" / "1")
+    precision = "int8" if request.param == "int8" else "float32"
+    export_checkpoint(folder / "checkpoint", folder / "kind" / "1", precision=precision)
+    if precision == "int8":
+        model.load_state_dict(model.state_dict() | widened_weights(folder / "kind" / "1"))
     return Exported(model=model, runtime=Runtime(folder / "kind" / "1", num_threads=1))
 
 
@@ -163,13 +179,13 @@ def tiny_graph(checkpoint: Path, make_subject: Callable[..., Subject]) -> onnx.M
 def export_tiny(checkpoint: Path, tiny_graph: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`export_tiny(**options)`: the model of `bundles` in another way, without tracing it again."""
 
-    def export(*, portable: bool = False, max_inline_bytes: int | None = None) -> Path:
+    def export(*, portable: bool = False, max_inline_bytes: int | None = None, precision: str = "float32") -> Path:
         place = tmp_path_factory.mktemp("repository") / "tiny" / "1"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(graph, "trace", lambda subject: copy.deepcopy(tiny_graph))
             if max_inline_bytes is not None:
                 patch.setattr(graph, "MAX_INLINE_BYTES", max_inline_bytes)
-            export_checkpoint(checkpoint, place, portable=portable)
+            export_checkpoint(checkpoint, place, portable=portable, precision=precision)
         return place
 
     return export

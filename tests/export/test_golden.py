@@ -148,6 +148,9 @@ def test_a_model_without_an_answer_is_not_blamed_for_its_batches(record: Record,
         ("float32", 1e-9, 10.0, 40 * LAST_PLACES["float32"]),
         # Numbers that are all exactly 0 are not hard to get right.
         ("float32", 0.0, 0.0, 0.0),
+        # int8 weights compute in float32.
+        ("int8", 1e-3, 10.0, 10.0 * 5e-5),
+        ("int8", 0.0, 10.0, 40 * LAST_PLACES["float32"]),
         # Three times in half precision, however much that is.
         ("float16", 0.5, 10.0, 1.5),
         ("bfloat16", 4.0, 10.0, 12.0),

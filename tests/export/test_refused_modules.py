@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "ids of no number": (foreign, {"vocabulary_size": None}, "vocabulary_size: expected either that or num_features"),
     "a length in words": (foreign, {"max_length": "9"}, "max_length: expected int, got str '9'"),
     "labels": (foreign, {"labels": ["a"]}, "labels: expected 11 (vocabulary_size), got 1"),
-    "precision": (foreign, {"precision": "int8"}, "precision: expected one of float32, float16, bfloat16, got 'int8'"),
+    "precision": (foreign, {"precision": "int4"}, "precision: expected one of float32, float16, bfloat16, int8, got"),
 }
 
 

@@ -27,6 +27,7 @@ INPUTS = {
 # Sizes of what is not the same in all kinds: inputs and logits, heads, key heads and channels.
 SHAPES: dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, str], list[str]]] = {
     "tiny": (INPUTS, ("R", "20"), ["2", "2", "8"]),
+    "int8": (INPUTS, ("R", "20"), ["2", "2", "8"]),
     "mean": (
         {"features": ("T", "5")} | {name: INPUTS[name] for name in ("positions", "slots", "head_scale", "capture")},
         ("B", "4"),

@@ -47,7 +47,7 @@ FIELDS: Mapping[str, tuple[Any, ...]] = {
             "scaling": (None, "max", "mean"),
         }.items()
     },
-    "precision": ("float32", "float16"),
+    "precision": ("float32", "float16", "int8"),
     "portable": (False, True),
 }
 

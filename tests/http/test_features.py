@@ -175,3 +175,13 @@ def test_models_say_what_they_read(broad):
     assert described["leading"]["labels"] == list(CLASSES)
     assert described["leading"]["limits"]["max_length"] == MAX_LENGTH
     assert described["halves"]["certificate"]["precision"] == "float16"
+
+
+def test_models_say_what_int8_weights_cost(broad):
+    described = {name: broad.client.get(f"/v1/models/{name}").json() for name in ("text", "tagger")}
+    assert described["tagger"]["certificate"]["precision"] == "int8"
+    found = described["tagger"]["quantisation"]
+    assert 0 < found["mean_difference"] < found["largest_difference"] < 0.1
+    assert 0.9 < found["top1_agreement"] <= 1
+    assert found["num_answers"] > 100
+    assert described["text"]["quantisation"] is None

@@ -68,6 +68,20 @@ def check_tensors(stored: dict[str, NDArray[Any]], expected: dict[str, tuple[int
             raise ValueError(f"{name} has numbers that are not finite")
 
 
+def rounded(model: Model) -> Model:
+    """With the weights that a bundle in int8 has."""
+
+    def round_weight(name: str, tensor: Array) -> Array:
+        if not name.endswith(".weight") or tensor.ndim != 2:
+            return tensor
+        scale = (np.abs(tensor).max(axis=1, keepdims=True) / 127).astype(np.float32)
+        scale[scale == 0] = 1
+        integers = np.rint(tensor.astype(np.float32) / scale)
+        return (integers * scale).astype(np.float64)
+
+    return Model(model.config, {name: round_weight(name, tensor) for name, tensor in model.tensors.items()})
+
+
 def logits(model: Model, sequence: Any) -> Array:
     """Scores of one sequence: [n, W], [n, C] or [1, C]."""
     return run(model, sequence).logits
