@@ -199,6 +199,18 @@ def _push(parsed: argparse.Namespace) -> int:
     return run(parsed)
 
 
+def _add_exports(parser: argparse.ArgumentParser) -> None:
+    from attnserve.exports import add_arguments
+
+    add_arguments(parser)
+
+
+def _exports(parsed: argparse.Namespace) -> int:
+    from attnserve.exports import run
+
+    return run(parsed)
+
+
 def _add_key(parser: argparse.ArgumentParser) -> None:
     from attnserve.service.mint import add_arguments
 
@@ -255,6 +267,11 @@ COMMANDS = {
     ),
     "push": Command(
         summary="Send a checkpoint to a service, as far as it is not there already.", run=_push, add_arguments=_add_push
+    ),
+    "exports": Command(
+        summary="Have a service export checkpoints: start, list, show, follow, cancel.",
+        run=_exports,
+        add_arguments=_add_exports,
     ),
     "key": Command(
         summary="Make an API key for the service, and its entry in a keys file.", run=_key, add_arguments=_add_key

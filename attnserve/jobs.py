@@ -5,6 +5,8 @@ names are here; records travel through it as JSON.
 """
 
 import os
+import re
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,9 +129,27 @@ class Verdict:
     """Of the files that were read, by name."""
 
 
+def check_database(url: str) -> str:
+    """The URL of a database, or nothing.
+
+    Raises:
+        ValueError: it is neither SQLite's nor PostgreSQL's; the message does not show it, for a password may be in it.
+    """
+    if not re.fullmatch(r"|sqlite:///[^?#]+|postgres(ql)?://([^\s/?#@]+@)?[^\s/?#@]*/[^\s/?#]+(\?\S+)?", url):
+        expected = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
+        raise ValueError(f"expected {expected}, special characters as %XX, got something else")
+    return url
+
+
+def hide_password(url: str) -> str:
+    """The URL of a database as a log may show it: without who connects, and without parameters."""
+    scheme, separator, rest = url.partition("?")[0].partition("://")
+    return scheme + separator + rest.rpartition("@")[2] if scheme.startswith("postgres") else url
+
+
 def locate_database(repository: str | os.PathLike[str], url: str = "") -> str:
     """URL of the queue's database: the one given, else of a file in the repository."""
-    return url or f"sqlite:///{Path(repository).absolute() / STATE_FOLDER / 'jobs.sqlite'}"
+    return url or f"sqlite:///{urllib.parse.quote(str(Path(repository).absolute() / STATE_FOLDER / 'jobs.sqlite'))}"
 
 
 def locate_checkpoints(repository: str | os.PathLike[str], folder: str = "") -> Path:

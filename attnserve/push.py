@@ -12,6 +12,7 @@ from typing import Any
 
 from attnserve.bundle import is_model_name
 from attnserve.checkpoint_files import FILES, NEEDED, explain_pickle
+from attnserve.exports import add_export_options, start
 from attnserve.remote import Remote, RemoteError, add_remote_arguments, read_remote
 
 PIECE_BYTES = 1024 * 1024
@@ -33,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="what it is called there (default: the name of the folder)")
     add_remote_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--export", dest="model", metavar="MODEL[/VERSION]", help="export it then, to the next version if none is given"
+    )
+    add_export_options(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -47,8 +52,8 @@ def run(parsed: argparse.Namespace) -> int:
         raise ValueError(f"--name: expected letters, digits, '.', '_' and '-', a letter or digit first, got {name!r}")
     remote = read_remote(parsed)
     push(parsed.checkpoint, name, remote, report=print, progress=not parsed.quiet)
-    print(f"{name} is at {remote.url}/v1/checkpoints/{name}")
-    return 0
+    print(f"{name} is at {remote.url}/v1/checkpoints/{name}", flush=True)
+    return 0 if parsed.model is None else start(parsed, remote, name)
 
 
 def push(folder: Path, name: str, remote: Remote, *, report: Callable[[str], object], progress: bool) -> None:

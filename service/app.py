@@ -22,6 +22,8 @@ from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.checkpoints import routes as checkpoints
 from attnserve.service.checkpoints.uploads import Uploads
+from attnserve.service.exports import routes as exports_routes
+from attnserve.service.exports.desk import Desk, make_desk
 from attnserve.service.guard import SCHEMES
 from attnserve.service.keyring import Keyring
 from attnserve.service.metrics import Metrics
@@ -56,6 +58,8 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     tracing: "Tracing | None" = None,
+    exports: Desk | None = None,
+    on_loaded: Callable[[], None] = lambda: None,
     on_failure: Callable[[BaseException], None] = lambda _: None,
 ) -> FastAPI:
     """The service for one catalogue; models are loaded in a thread while /healthz already answers.
@@ -64,6 +68,8 @@ def create_app(
         catalogue: not loaded yet.
         metrics: of this app alone.
         tracing: told of every request, if anybody is.
+        exports: how export jobs are asked for; what settings say unless given.
+        on_loaded: told, in the thread that loads, when the models that there are have been loaded.
         on_failure: told when loading ends in an error that leaves nothing to serve, such as a missing device.
 
     Raises:
@@ -72,6 +78,7 @@ def create_app(
 
     def follow() -> None:
         catalogue.load()
+        on_loaded()
         catalogue.watch()
 
     @contextlib.asynccontextmanager
@@ -85,6 +92,7 @@ def create_app(
         await asyncio.to_thread(uploads.close)
         with contextlib.suppress(Exception):
             await loading
+        await desk.client.close()
         await asyncio.to_thread(catalogue.close)
         app.state.encoding.close()
 
@@ -101,6 +109,8 @@ def create_app(
     )
     metrics = Metrics() if metrics is None else metrics
     metrics.show_models(catalogue)
+    app.state.exports = desk = make_desk(catalogue) if exports is None else exports
+    metrics.registry.register(desk.gauges)
     app.state.metrics = metrics
     app.state.catalogue = catalogue
     app.state.settings = settings = catalogue.settings
@@ -122,7 +132,7 @@ def create_app(
         min(count_cores(), MAX_ENCODING), max_waiting=settings.max_encoding_queue, work="encoding"
     )
     # Not `include_router`, behind which every request is matched twice. What is asked most comes first.
-    routers = (routes.router, oip.router, oip_repository.router, checkpoints.router)
+    routers = (routes.router, oip.router, oip_repository.router, checkpoints.router, exports_routes.router)
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)

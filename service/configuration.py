@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from pydantic_settings import PydanticBaseSettingsSource, SettingsConfigDict
 
 from attnserve.flags import ENV_PREFIX, add_flags, explain, flag_of, read_flags
+from attnserve.jobs import hide_password
 from attnserve.service.document import read_document
 from attnserve.service.settings import Settings
 
 CONFIG, CONFIG_VARIABLE = "--config", f"{ENV_PREFIX}CONFIG"
 # What is said of their values is chosen by whoever reads them: nothing of a secret is shown.
-SECRET = frozenset({"keys"})
+SECRET = frozenset({"keys", "database_url"})
 YES_OR_NO = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n"})
 
 
@@ -72,9 +73,10 @@ def read_settings(parsed: argparse.Namespace | None = None) -> Settings:
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:
-    """Every setting by name, for the log. Of keys, only who has them."""
+    """Every setting by name, for the log. Of keys, only who has them; of the database, only where it is."""
     values = {name: getattr(settings, name) for name in Settings.model_fields}
-    return {**values, "keys": [key.name for key in settings.keys]}
+    secrets = {"keys": [key.name for key in settings.keys], "database_url": hide_password(settings.database_url)}
+    return {**values, **secrets}
 
 
 def _read_file(path: Path) -> _FileSettings:
@@ -91,7 +93,7 @@ def _read_file(path: Path) -> _FileSettings:
         raise ValueError(f"{path}: expected settings as `name: value`, got something else")
     for name in document:
         if name not in Settings.model_fields:
-            near = difflib.get_close_matches(str(name), Settings.model_fields, 1, 0.5)
+            near = difflib.get_close_matches(str(name), Settings.model_fields, 1, 0.6)
             hint = f", such as {near[0]}" if near else ""
             raise ValueError(f"{path}: {str(name)[:64]}: expected the name of a setting{hint}")
     try:

@@ -18,6 +18,7 @@ from attnserve.service.problems import (
     Invalid,
     NotAcceptable,
     NotFound,
+    NotInstalled,
     Overloaded,
     PreconditionFailed,
     Problem,
@@ -39,12 +40,14 @@ def describe_body(model: type[BaseModel], *, is_required: bool = True) -> dict[s
     return {"requestBody": {"required": is_required, "content": {JSON: {"schema": schema, "examples": examples}}}}
 
 
-def describe_answer(example: object, *problems: type[Problem], formats: Sequence[str] = ()) -> Documented:
+def describe_answer(
+    example: object, *problems: type[Problem], formats: Sequence[str] = (), status: int = 200
+) -> Documented:
     """`responses` of a route: an example of success, the problems it answers with, and formats besides JSON."""
     content: dict[str, Any] = {JSON: {"example": example}}
     for media_type in formats:
         content[media_type] = {"schema": {"type": "string", **({} if media_type == EVENTS else {"format": "binary"})}}
-    described: Documented = {200: {"description": "Done", "content": content}}
+    described: Documented = {status: {"description": "Done", "content": content}}
     return {**described, **_describe_others(*problems)} if problems else described
 
 
@@ -93,6 +96,7 @@ def _example_of(problem: type[Problem]) -> dict[str, Any]:
     details = {
         Conflict: "nt-expressive version 3 cannot be served: nt-expressive/3/model.onnx: the bundle is damaged",
         Overloaded: "4090 sequences are waiting and at most 4096 may; 8 more were sent",
+        NotInstalled: "exports need dbos, which this service runs without: pip install 'attnserve[jobs]'",
         Unavailable: "nt-expressive is being loaded",
         DeadlineExceeded: "not answered within 250 ms",
         InsufficientStorage: "the disk of uploaded checkpoints is full: No space left on device",

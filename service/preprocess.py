@@ -5,7 +5,7 @@ million wrong ids and answers with 148 MB. At most `MAX_FAULTS` faults are colle
 characters. What a request asks for is counted before it is laid out: a short body can name a lot of work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
         TooLarge: sequences x positions x top_k, or sequences x queries, is beyond `MAX_ENTRIES`.
     """
     document = _parse_fields(body)
-    _check_fields(document, ("sequences", *NULLABLE))
+    check_fields(document, ("sequences", *NULLABLE))
     if "continue" in document:
         return _parse_continuation(document, reader)
     for name in CONTINUATION_FIELDS[1:]:
@@ -69,14 +69,14 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
     attention = document["attention"]
     if not isinstance(attention, dict):
         raise Invalid.about("attention", f"expected an object, got {describe(attention)}")
-    _check_fields(attention, FIELDS, "attention.")
+    check_fields(attention, FIELDS, "attention.")
     return _parse_request(document, reader, attention, "attention.")
 
 
 def parse_attention(body: bytes, reader: Reader) -> PredictRequest:
     """Check the body of `POST .../attention`; raises as `parse_predict`."""
     document = _parse_fields(body)
-    _check_fields(document, ("sequences", "top_k", "positions", "timeout_ms", *FIELDS))
+    check_fields(document, ("sequences", "top_k", "positions", "timeout_ms", *FIELDS))
     return _parse_request(document, reader, document, "")
 
 
@@ -97,12 +97,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _parse_fields(body: bytes) -> dict[str, Any]:
-    # Clients made from a schema send null for what nobody set.
-    return {name: value for name, value in parse_object(body).items() if value is not None or name not in NULLABLE}
+def check_fields(document: Mapping[str, Any], known: Sequence[str], prefix: str = "") -> None:
+    """Refuse names that are not known.
 
-
-def _check_fields(document: dict[str, Any], known: Sequence[str], prefix: str = "") -> None:
+    Raises:
+        Invalid: names them, behind `prefix`.
+    """
     unknown = [name for name in document if name not in known]
     raise_faults(
         [
@@ -110,6 +110,11 @@ def _check_fields(document: dict[str, Any], known: Sequence[str], prefix: str = 
             for name in unknown[:MAX_FAULTS]
         ]
     )
+
+
+def _parse_fields(body: bytes) -> dict[str, Any]:
+    # Clients made from a schema send null for what nobody set.
+    return {name: value for name, value in parse_object(body).items() if value is not None or name not in NULLABLE}
 
 
 def _parse_request(

@@ -125,6 +125,12 @@ class InternalError(Problem):
     """A bug or a broken device; the log has the details, the answer does not."""
 
 
+class NotInstalled(Problem):
+    """The service runs without what the route needs; the message names the extra."""
+
+    status, title = 501, "Not installed"
+
+
 class Unavailable(Problem):
     """Starting, draining or broken."""
 

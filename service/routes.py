@@ -23,6 +23,7 @@ from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer
+from attnserve.service.exports.desk import Desk
 from attnserve.service.formats.negotiation import FORMATS, JSON, PNG, choose_encoding, choose_format
 from attnserve.service.guard import Need, needs, require
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
@@ -163,6 +164,8 @@ async def readyz(request: Request) -> Response:
 @needs(Need.KEY)
 async def show_metrics(request: Request) -> Response:
     """Counters and histograms in Prometheus' text format (docs/metrics.md)."""
+    exports: Desk = request.app.state.exports
+    await exports.gauges.refresh()
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.render(), media_type=CONTENT_TYPE)
 

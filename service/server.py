@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from attnserve.runtime import NO_DEVICE, DeviceError, explain_no_cuda
 from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.configuration import describe_settings, read_settings
+from attnserve.service.exports.companion import find_companion
 from attnserve.service.metrics import Metrics
 from attnserve.service.settings import Settings
 
@@ -143,6 +145,7 @@ def serve(parsed: argparse.Namespace) -> int:
     check_exposure(settings)
     # Before anything is logged: a missing extra is one line, as a wrong setting is.
     tracing = find_tracing(settings)
+    companion = find_companion(Path(parsed.repository), settings)
     # Python looks for cycles of garbage after every 700 new objects. In a body of five million empty lists that takes
     # two seconds of 2.9, in which nobody else is answered.
     gc.set_threshold(100_000, 50, 100)
@@ -169,7 +172,14 @@ def serve(parsed: argparse.Namespace) -> int:
     catalogue = Catalogue(parsed.repository, settings, metrics.observer, on_lost=give_up)
 
     config = uvicorn.Config(
-        create_app(catalogue, metrics=metrics, tracing=tracing, on_failure=stop),
+        create_app(
+            catalogue,
+            metrics=metrics,
+            tracing=tracing,
+            # Not before: its start would disturb what is measured of models, and delay the first answer.
+            on_loaded=companion.start if companion is not None else lambda: None,
+            on_failure=stop,
+        ),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -190,7 +200,11 @@ def serve(parsed: argparse.Namespace) -> int:
         signal.signal(number, obey)
     # Bound here, not by uvicorn: a port that is taken is known before models are loaded.
     listener = open_listener(config)
-    server.run([listener])
+    try:
+        server.run([listener])
+    finally:
+        if companion is not None:
+            companion.stop()
     if tracing is not None:
         tracing.close()
     if catalogue.is_lost:

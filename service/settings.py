@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from attnserve.flags import ENV_PREFIX
+from attnserve.jobs import check_database
 from attnserve.kernels import AUTO
 from attnserve.records import from_json
 from attnserve.service.cost import Cost
@@ -242,6 +243,19 @@ class Settings(BaseSettings):
         (),
         description="Folders on this machine that exports may read checkpoints from, besides those that were uploaded. "
         "Links are followed within them, never out of them.",
+    )
+    database_url: Annotated[str, AfterValidator(check_database)] = Field(
+        "",
+        description="Database of the export jobs, which all replicas and workers share: "
+        "`postgresql://USER:PASSWORD@HOST/DATABASE`, or `sqlite:///PATH` on one machine. Empty is a file in the "
+        "repository, `.attnserve/jobs.sqlite`.",
+        json_schema_extra={"accepts": "URL"},
+    )
+    export_worker: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether a process beside the service takes export jobs (`attnserve worker`, at low priority; it "
+        "ends with the service). `auto` is yes where the extra `export` is installed, the repository can be written, "
+        "and `--database-url` is not given: who gives one runs workers elsewhere.",
     )
     otlp_endpoint: str = Field(
         "",

@@ -72,6 +72,18 @@ class _Grown:
         return "" if self.reader.text is None else self.reader.text.decode(self.ids)
 
 
+def write_event(name: str, data: bytes, event_id: str | None = None) -> bytes:
+    """A server-sent event.
+
+    Args:
+        name: of the kind of event.
+        data: JSON, which has no line ends: they would end the data.
+        event_id: that a client sends back, as the last one it has seen, when it comes again.
+    """
+    beginning = b"" if event_id is None else b"id: " + event_id.encode() + b"\n"
+    return beginning + b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
 async def answer_continuation(
     request: Request, model: ServedModel, asked: PredictRequest, media_type: str, hold: Hold, deadline: Deadline
 ) -> Response:
@@ -129,11 +141,11 @@ async def _stream(
             whole = await _compute(_count(grown), _dump_whole, grown, model, asked)
     except Problem as problem:
         # The status is long sent.
-        yield _event("error", _dump(describe_problem(problem)))
+        yield write_event("error", _dump(describe_problem(problem)))
     except ClientDisconnect:
         return
     else:
-        yield _event("done", whole)
+        yield write_event("done", whole)
 
 
 async def _compute(num_tokens: int, work: Callable[..., Result], *arguments: Any) -> Result:
@@ -156,7 +168,7 @@ def _add(grown: list[_Grown], tokens: list[Generated]) -> None:
 def _add_and_tell(grown: list[_Grown], tokens: list[Generated]) -> bytes:
     _add(grown, tokens)
     documents = ({"sequence": index, **sequence.describe_last()} for index, sequence in enumerate(grown))
-    return b"".join(_event("token", _dump(document)) for document in documents)
+    return b"".join(write_event("token", _dump(document)) for document in documents)
 
 
 def _dump_whole(grown: list[_Grown], model: ServedModel, asked: PredictRequest) -> bytes:
@@ -171,11 +183,6 @@ def _dump_whole(grown: list[_Grown], model: ServedModel, asked: PredictRequest) 
     if asked.has_text:
         document["tokens"] = [model.reader.list_tokens(read) for read in asked.inputs]
     return _dump(document)
-
-
-def _event(name: str, data: bytes) -> bytes:
-    """JSON has no line ends, which would end the data."""
-    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
 
 
 def _dump(document: Any) -> bytes:

@@ -104,6 +104,8 @@ def serving(
     port = port or find_port()
     log = work / f"server-{port}.log"
     given = ("--port", str(port), "--num-threads", "1", "--tuning-seconds", "2", "--tuning-cache", str(work / "tuning"))
+    # What is measured here is the service alone.
+    given += ("--export-worker", "off")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")}
     with log.open("ab") as stderr:
         process = subprocess.Popen(

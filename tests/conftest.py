@@ -157,7 +157,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., cont
     def start(repository: Path, *flags: str, prelude: str = "", ready: bool = True) -> Iterator[Served]:
         port = free_port()
         code = f"{prelude}\nimport sys\nfrom attnserve.cli import main\nsys.exit(main())"
-        limits = ("--num-threads", "1", "--tuning-seconds", "0.2")
+        limits = ("--num-threads", "1", "--tuning-seconds", "0.2", "--export-worker", "off")
         command = [sys.executable, "-c", code, "serve", str(repository), "--port", str(port), *limits, *flags]
         log = tmp_path_factory.mktemp("served") / "stderr"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")}
@@ -165,6 +165,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., cont
         environment["ATTNSERVE_KERNELS"] = "off"
         # Not in the repository, which other tests use too.
         environment["ATTNSERVE_CHECKPOINTS"] = str(log.with_name("checkpoints"))
+        environment["ATTNSERVE_DATABASE_URL"] = f"sqlite:///{log.with_name('jobs.sqlite')}"
         with log.open("wb") as stderr:
             process = subprocess.Popen(command, stdout=stderr, stderr=stderr, env=environment)
         with process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:

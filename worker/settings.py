@@ -1,11 +1,12 @@
 """Settings of the worker, each declared once (`attnserve.flags`)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from attnserve.flags import ENV_PREFIX
+from attnserve.jobs import check_database
 
 # What is said of their values is chosen by whoever reads them: a database URL may hold a password.
 SECRET = frozenset({"database_url"})
@@ -16,9 +17,8 @@ class WorkerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    database_url: str = Field(
+    database_url: Annotated[str, AfterValidator(check_database)] = Field(
         "",
-        pattern=r"^((sqlite:///|postgres(ql)?://).+)?$",
         description="Database that holds the jobs, the same as that of the services: `sqlite:///` and an absolute "
         "path, or `postgresql://USER:PASSWORD@HOST/DATABASE` for workers on several hosts. Empty is "
         "`.attnserve/jobs.sqlite` in the repository. With a password in it, better a variable than a flag, which "

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
 from attnserve.jobs import APPLICATION, JOB_FORMAT, QUEUE, WORKFLOW
+from attnserve.unpickling import forbid_unpickling
 from attnserve.worker.build import Builder
 from attnserve.worker.database import ACTIVE, QUIET, schema_of, take_over
 from attnserve.worker.leases import BEAT_S, PATIENCE_S, Leases, Watch
@@ -102,11 +103,11 @@ class Worker:
             # Releases that understand the same orders are one version, whatever else changed.
             application_version=str(JOB_FORMAT),
             executor_id=self._name,
-            # Its own default is pickle: whoever could write to the database could run code here.
             serializer=DBOSPortableJSONSerializer(),
             run_migrations=False,
             log_level=QUIET,
         )
+        forbid_unpickling()
         DBOS(config=config)
         self._exporter.register()
         DBOS.listen_queues([QUEUE])

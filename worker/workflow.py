@@ -180,7 +180,7 @@ class Exporter:
     def _tell(self, step: str, message: str) -> None:
         """Publish where the job is; only its owner can."""
         log.info("export %s: %s: %s", DBOS.workflow_id, step, message)
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         progress = to_json(Progress(step=step, fraction=STEPS[step], message=message, at=now))
         DBOS.set_event(PROGRESS, progress)
         DBOS.write_stream(LOG, progress)

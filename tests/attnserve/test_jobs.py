@@ -1,8 +1,10 @@
-"""Where the state of export jobs is, unless somebody says otherwise."""
+"""Where the state of export jobs is, and what a log shows of that."""
 
 from pathlib import Path
 
-from attnserve.jobs import locate_checkpoints, locate_database
+import pytest
+
+from attnserve.jobs import check_database, hide_password, locate_checkpoints, locate_database
 
 
 def test_all_is_in_the_repository_by_default(tmp_path, monkeypatch):
@@ -12,6 +14,49 @@ def test_all_is_in_the_repository_by_default(tmp_path, monkeypatch):
     assert locate_checkpoints("models") == Path("models/.attnserve/checkpoints")
 
 
+def test_what_urls_take_for_something_else_is_spelt_out():
+    assert locate_database("/models/100% mine?").endswith("/models/100%25%20mine%3F/.attnserve/jobs.sqlite")
+
+
 def test_places_that_are_given_are_taken():
     assert locate_database("models", "postgresql://host/jobs") == "postgresql://host/jobs"
     assert locate_checkpoints("models", "/uploads") == Path("/uploads")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("", ""),
+        ("sqlite:////var/jobs@home.sqlite", "sqlite:////var/jobs@home.sqlite"),
+        ("sqlite:///jobs.sqlite", "sqlite:///jobs.sqlite"),
+        ("postgresql://host/jobs", "postgresql://host/jobs"),
+        ("postgresql:///jobs?host=/run/postgresql", "postgresql:///jobs"),
+        ("postgresql://me:secret@host:5432/jobs", "postgresql://host:5432/jobs"),
+        ("postgres://me:secret@host/jobs", "postgres://host/jobs"),
+        ("postgresql://me:s%40cret@one,two/jobs?sslmode=require&password=secret", "postgresql://one,two/jobs"),
+        ("postgresql://host/jobs?password=s@cret", "postgresql://host/jobs"),
+    ],
+)
+def test_logs_show_no_password(url, shown):
+    assert hide_password(check_database(url)) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "jobs.sqlite",
+        "sqlite://",
+        "sqlite:///",
+        "mysql://me:secret@host/jobs",
+        "postgresql://me:secret@host",
+        "postgresql://me:secret@host/",
+        # Where does the password end? Some would say: at the slash.
+        "postgresql://me:sec/ret@host/jobs",
+        "postgresql://me:sec@ret@host/jobs",
+        "postgresql://me:secret@host/jobs more",
+    ],
+)
+def test_other_urls_are_refused_and_not_shown(url):
+    with pytest.raises(ValueError, match="expected sqlite:///PATH or postgresql://") as caught:
+        check_database(url)
+    assert "ret" not in str(caught.value).partition("got")[2]

@@ -61,12 +61,18 @@ ARROWS = {
     "attnserve.upload": Arrows(at_import={"attnserve.checkpoints", "attnserve.publish"}, when_called=set()),
     "attnserve.flags": Arrows(at_import={"pydantic", "pydantic_settings"}, when_called=set()),
     "attnserve.remote": Arrows(at_import={"attnserve.__version__"}, when_called=set()),
-    # Its bar is there where tqdm is.
+    # Their bars are there where tqdm is.
     "attnserve.push": Arrows(
-        at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "remote")}, when_called={"tqdm"}
+        at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "exports", "remote")},
+        when_called={"tqdm"},
     ),
+    "attnserve.exports": Arrows(
+        at_import={f"attnserve.{name}" for name in ("certificate", "following", "jobs", "remote")}, when_called={"tqdm"}
+    ),
+    "attnserve.following": Arrows(at_import={"attnserve.remote"}, when_called=set()),
     "attnserve.interface": Arrows(at_import={"attnserve.records"}, when_called=set()),
     "attnserve.logs": Arrows(at_import={"orjson"}, when_called=set()),
+    "attnserve.unpickling": Arrows(at_import=set(), when_called={"dbos"}),
     "attnserve.text": Arrows(at_import=SPINE | {"numpy"}, when_called={"tokenizers"}),
     "attnserve.records": Arrows(at_import=set(), when_called=set()),
     "attnserve.__main__": Arrows(at_import={"attnserve.cli"}, when_called=set()),
@@ -104,6 +110,11 @@ ARROWS = {
     "attnserve.service.tracing": Arrows(
         at_import=SPINE | {"attnserve.service", "opentelemetry", "starlette"}, when_called=set()
     ),
+    # The extra `jobs`: imported when somebody asks for exports.
+    "attnserve.service.exports.queue": Arrows(
+        at_import=SPINE | {"attnserve.service", "dbos", "sqlalchemy"}, when_called=set()
+    ),
+    "attnserve.service.exports.rows": Arrows(at_import=SPINE | {"attnserve.service", "dbos"}, when_called=set()),
     # The extra `bench`: `attnserve bench BUNDLE` runs without it.
     "attnserve.service.bench": Arrows(
         at_import=SPINE | {"attnserve.service", "numpy", "orjson"}, when_called={"attnserve.service", "tqdm"}

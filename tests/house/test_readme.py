@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ ADDRESS = "http://127.0.0.1:8000"
 
 
 @pytest.fixture(scope="module")
-def committed(start_server: Any, committed_bundles: Path) -> Iterator[Served]:
-    with start_server(committed_bundles) as served:
+def committed(start_server: Any, committed_bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    # A copy: README exports to it.
+    repository = shutil.copytree(committed_bundles, tmp_path_factory.mktemp("readme") / "repository")
+    with start_server(repository, "--export-worker", "on") as served:
         yield served
 
 

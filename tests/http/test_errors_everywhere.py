@@ -8,6 +8,8 @@ import orjson
 import pytest
 
 from attnserve.bundle import BundleError
+from attnserve.service.problems import NotInstalled
+from tests.fake_exports import FakeQueue, job_id, make_desk
 from tests.http.conftest import check_problem, talk, until
 
 pytestmark = pytest.mark.http
@@ -19,6 +21,8 @@ V1, V2 = "/v1/models/{model}", "/v2/models/{model}"
 VERSION = "/versions/{version}"
 UPLOADING = {400, 409, 412, 413, 415, 422, 429, 503, 504, 507}
 CHECKPOINT = "/v1/checkpoints/{name}"
+EXPORTS, EXPORT = "/v1/exports", "/v1/exports/{id}"
+NO_QUEUE = {501, 503}
 # By route, and by method where there are several; 405 goes without saying, and is checked of all.
 ROUTES = {
     "/v1/checkpoints": {503},
@@ -26,6 +30,11 @@ ROUTES = {
     f"DELETE {CHECKPOINT}": {404, 409, 503},
     f"PUT {CHECKPOINT}/{{file}}": UPLOADING,
     f"DELETE {CHECKPOINT}/{{file}}": {404, 503},
+    f"POST {EXPORTS}": {400, 409, 413, 415, 422, *NO_QUEUE},
+    f"GET {EXPORTS}": {422, *NO_QUEUE},
+    f"GET {EXPORT}": {404, *NO_QUEUE},
+    f"DELETE {EXPORT}": {404, 409, *NO_QUEUE},
+    f"{EXPORT}/events": {400, 404, 406, 429, *NO_QUEUE},
     **{f"{V1}{version}/{end}": ASKING for version in ("", VERSION) for end in ("predict", "attention")},
     **{f"{V2}{version}/infer": ASKING - {406} for version in ("", VERSION)},
     **{f"{V1}{version}": ABOUT_A_MODEL for version in ("", VERSION)},
@@ -47,9 +56,10 @@ ROUTES = {
 # FastAPI's own.
 PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 # Whoever asks, whatever for.
-ANYWHERE = {"500", "default", "200", "201", "204", "401", "403"}
+ANYWHERE = {"500", "default", "200", "201", "202", "204", "401", "403"}
 PATHS = {route.split()[-1] for route in ROUTES}
-NAMES = {"model": "tiny", "version": 1, "name": "mine", "file": "model.safetensors"}
+NAMES = {"model": "tiny", "version": 1, "name": "mine", "file": "model.safetensors", "id": job_id(1)}
+ASKED = b'{"checkpoint": "mine", "model": "tiny", "version": 2}'
 POSTED = ("/predict", "/attention", "/infer", "/index", "/load", "/unload")
 
 
@@ -72,9 +82,11 @@ async def ask(client, route, body=None, *, names=None, **headers):
     if path.endswith(POSTED):
         headers = {"Content-Type": "application/json", **headers}
         return await client.post(url, content=body_of(path, 1) if body is None else body, headers=headers)
+    if method == ["POST"]:
+        return await client.post(url, content=ASKED if body is None else body, headers=headers)
     if method == ["PUT"]:
         return await client.put(url, content=b"weights" if body is None else body, headers=headers)
-    return await client.request(method[0] if method else "GET", url)
+    return await client.request(method[0] if method else "GET", url, headers=headers)
 
 
 # How to come by each: makes an app, and returns what answers.
@@ -94,6 +106,10 @@ async def full(path, client, app, engine, batcher):
 
 
 async def conflict(path, client, app, *_):
+    if "exports" in path:
+        # Under way to the version that is asked for; or over, and nothing to cancel.
+        give_jobs(app, state="queued" if path.startswith("POST") else "failed")
+        return await ask(client, path)
     if "checkpoints" in path:
         theirs = app.state.uploads.checkpoints.folder / "mine" / "notes.txt"
         await ask(client, f"PUT {CHECKPOINT}/{{file}}")
@@ -134,6 +150,9 @@ def on_a_disk_that_is(number):
 
 
 async def crowded(path, client, app, engine, batcher):
+    if "exports" in path:
+        give_jobs(app, state="running", max_watchers=0)
+        return await ask(client, path)
     if "checkpoints" not in path:
         return await full(path, client, app, engine, batcher)
     app.state.uploads.num_open = 4
@@ -149,26 +168,59 @@ async def late(path, client, *_):
     return await ask(client, path, never_ending() if path.startswith("PUT") else None, Timeout_Ms="20")
 
 
+def give_jobs(app, *, state, **options):
+    """A queue in memory with one job."""
+    queue = FakeQueue()
+    queue.put(1, state=state)
+    app.state.exports = make_desk(lambda: queue, app.state.catalogue, **options)
+    return queue
+
+
+def of_jobs(way):
+    """Of exports, what comes of a queue with one job."""
+
+    def prepared(path, client, app, *others):
+        if "exports" in path:
+            give_jobs(app, state="running")
+        return way(path, client, app, *others)
+
+    return prepared
+
+
+def without_the_extra(path, client, app, *_):
+    def open_queue():
+        raise NotInstalled("exports need dbos")
+
+    app.state.exports = make_desk(open_queue, app.state.catalogue)
+    return ask(client, path)
+
+
 def wrong(path, client, *_):
+    if path == f"GET {EXPORTS}":
+        return client.get(EXPORTS, params={"limit": 0})
     if path.startswith("PUT"):
         return ask(client, path, names={"file": "model.pt"})
     return ask(client, path, body_of(path, 99))
 
 
 def unavailable(path, client, app, *_):
+    if "exports" in path:
+        give_jobs(app, state="running").is_down = True
+        return ask(client, path)
     return on_a_disk_that_is(errno.EROFS)(path, client, app) if "checkpoints" in path else ask(client, path)
 
 
 WAYS = {
-    400: lambda path, client, *_: ask(client, path, b"{", Content_Digest="none"),
-    404: lambda path, client, *_: ask(client, path, names={"model": "nope", "name": "nope"}),
-    406: lambda path, client, *_: ask(client, path, Accept="text/html"),
+    400: of_jobs(lambda path, client, *_: ask(client, path, b"{", Content_Digest="none", Last_Event_ID="none")),
+    404: of_jobs(lambda path, client, *_: ask(client, path, names={"model": "nope", "name": "nope", "id": job_id(2)})),
+    406: of_jobs(lambda path, client, *_: ask(client, path, Accept="text/html")),
     409: conflict,
     412: lambda path, client, *_: ask(client, path, If_Match="*"),
     413: lambda path, client, *_: ask(client, path, b" " * 100_000),
     415: lambda path, client, *_: ask(client, path, Content_Encoding="br"),
     422: wrong,
     429: crowded,
+    501: without_the_extra,
     503: unavailable,
     504: late,
     507: on_a_disk_that_is(errno.ENOSPC),
@@ -232,7 +284,7 @@ def test_methods_that_are_not_allowed(provoke, path):
     assert response.json()["error"] == detail
     allowed = {method.strip() for method in response.headers["Allow"].split(",")}
     assert allowed <= {"GET", "HEAD", "POST", "PUT", "DELETE"}
-    assert ("POST" in allowed) == path.endswith(POSTED)
+    assert ("POST" in allowed) == (path.endswith(POSTED) or f"POST {path}" in ROUTES)
     several = {route.split()[0] for route in ROUTES if route.endswith(f" {path}")}
     assert several <= allowed
 

@@ -65,7 +65,7 @@ def bearer(name):
 def path_of(route):
     # Those that change what is served are tried on nobody, and no checkpoint has such a file.
     model = "nobody" if need_of(route.endpoint) is Need.ADMIN else "tiny"
-    return route.path.format(model=model, version=1, name="nobody", file="model.pt")
+    return route.path.format(model=model, version=1, name="nobody", file="model.pt", id="nothing")
 
 
 def body_of(route, document):

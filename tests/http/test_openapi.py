@@ -5,6 +5,7 @@ from pydantic import TypeAdapter
 
 from attnserve.service import schemas
 from attnserve.service.checkpoints.schemas import CheckpointBody, CheckpointList, Uploaded
+from attnserve.service.exports.schemas import ExportJob, ExportList
 from attnserve.service.problems import Problem
 
 pytestmark = pytest.mark.http
@@ -13,6 +14,9 @@ ROUTES = {
     "/v1/checkpoints": ["get"],
     "/v1/checkpoints/{name}": ["delete", "get"],
     "/v1/checkpoints/{name}/{file}": ["delete", "put"],
+    "/v1/exports": ["get", "post"],
+    "/v1/exports/{id}": ["delete", "get"],
+    "/v1/exports/{id}/events": ["get"],
     "/v1/models": ["get"],
     "/v1/models/{model}": ["get"],
     "/v1/models/{model}/attention": ["post"],
@@ -84,6 +88,8 @@ def test_every_answer_has_an_example_that_fits_its_schema(document):
         "/v1/checkpoints": CheckpointList,
         "/v1/checkpoints/{name}": CheckpointBody,
         "/v1/checkpoints/{name}/{file}": Uploaded,
+        "/v1/exports": ExportList,
+        "/v1/exports/{id}": ExportJob,
         "/v1/models": schemas.ModelList,
         "/v1/models/{model}": schemas.ModelBody,
         "/v1/models/{model}/versions/{version}": schemas.ModelBody,
@@ -91,19 +97,25 @@ def test_every_answer_has_an_example_that_fits_its_schema(document):
         "/readyz": dict[str, str],
     }
     for path, method, operation in operations(document):
-        if path == "/metrics" or path.startswith("/v2"):
+        if path == "/metrics" or path.startswith("/v2") or path.endswith("/events"):
             continue
-        if method == "delete":
+        if method == "delete" and "204" in operation["responses"]:
             assert "content" not in operation["responses"]["204"]
             continue
-        content = operation["responses"]["200"]["content"]["application/json"]
-        TypeAdapter(models.get(path, schemas.PredictAnswer)).validate_python(content["example"], strict=True)
+        status = next(status for status in ("200", "202") if status in operation["responses"])
+        content = operation["responses"][status]["content"]["application/json"]
+        model = ExportJob if (path, method) == ("/v1/exports", "post") else models.get(path, schemas.PredictAnswer)
+        TypeAdapter(model).validate_python(content["example"], strict=True)
 
 
 def test_every_problem_has_an_example_that_fits_its_schema(document):
     for path, method, operation in operations(document):
-        statuses = {status for status in operation["responses"] if status not in ("200", "201", "204", "default")}
-        if method == "post":
+        statuses = {
+            status for status in operation["responses"] if status not in ("200", "201", "202", "204", "default")
+        }
+        if path == "/v1/exports" and method == "post":
+            assert statuses == {"400", "401", "403", "409", "413", "415", "422", "501", "503"}
+        elif method == "post":
             expected = {"400", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
             if path.startswith("/v2"):
                 expected -= {"406"} if path.endswith("/infer") else expected - {"400", "413", "415"}
@@ -138,8 +150,9 @@ def test_references_lead_somewhere(document):
 def test_examples_of_requests_work(server, document):
     num_examples = 0
     for path, _, operation in operations(document):
-        # Those of loading and unloading change what is served: tests/http/test_repository.py. Files have no examples.
-        if "requestBody" not in operation or path.endswith(("load", "{file}")):
+        # Those of loading, unloading and exports change what is served: tests/http/test_repository.py and
+        # tests/service/exports/test_routes.py. Files have no examples.
+        if "requestBody" not in operation or path.endswith(("load", "{file}", "exports")):
             continue
         content = operation["requestBody"]["content"]["application/json"]
         assert content["examples"]
@@ -195,6 +208,7 @@ def test_every_problem_is_documented(document):
         **paths["/v1/models/{model}/predict"]["post"]["responses"],
         **paths["/v2/repository/models/{model}/load"]["post"]["responses"],
         **paths["/v1/checkpoints/{name}/{file}"]["put"]["responses"],
+        **paths["/v1/exports"]["post"]["responses"],
     }
-    documented = {int(status) for status in answers if status not in ("200", "201", "default")}
+    documented = {int(status) for status in answers if status not in ("200", "201", "202", "default")}
     assert {problem.status for problem in subclasses(Problem)} == documented

@@ -10,7 +10,7 @@ import pytest
 
 from attnserve.cli import main
 from attnserve.flags import flag_of, settings_table
-from attnserve.service.configuration import add_arguments, read_settings, spell_out
+from attnserve.service.configuration import SECRET, add_arguments, read_settings, spell_out
 from attnserve.service.cost import Cost
 from attnserve.service.settings import Settings
 
@@ -52,6 +52,8 @@ VALUES = {
     "checkpoints": ("/var/checkpoints", []),
     "max_checkpoint_bytes": ("4096", ["1023", "-1", "1G"]),
     "checkpoint_paths": ("/data/a:/data/b", ["data", "~/data"]),
+    "database_url": ("postgresql://me:secret@host/jobs", ["jobs.sqlite", "mysql://me:hidden@host/jobs"]),
+    "export_worker": ("off", ["true", "yes", ""]),
     "otlp_endpoint": (
         "http://collector:4318",
         ["collector:4318", "ftp://c", "http://", "http://me:secret@c", "http://c?k=v"],
@@ -137,9 +139,9 @@ def test_costs_that_are_none(costs, message, monkeypatch):
 @pytest.mark.parametrize(("name", "wrong"), [(name, wrong) for name, (_, bad) in VALUES.items() for wrong in bad])
 def test_a_wrong_value_names_its_setting(name, wrong, monkeypatch):
     variable = f"ATTNSERVE_{name.upper()}"
-    # One line: setting, what was expected, what came; of hashes nothing.
-    came = ".*(got|missing).*" if name == "keys" else f".+, got {re.escape(repr(wrong))}"
-    message = rf"^{flag_of(name)} \({variable}\): (?!.*{DIGITS[:8]}){came}$"
+    # One line: setting, what was expected, what came; of secrets nothing.
+    came = ".*(got|missing).*" if name in SECRET else f".+, got {re.escape(repr(wrong))}"
+    message = rf"^{flag_of(name)} \({variable}\): (?!.*({DIGITS[:8]}|hidden)){came}$"
     with pytest.raises(ValueError, match=message):
         parse(f"{flag_of(name)}={wrong}")
     monkeypatch.setenv(variable, wrong)

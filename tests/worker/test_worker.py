@@ -1,6 +1,8 @@
 """Workers that die, stop, are suspended and are replaced: every job ends once, and nothing half made is ever seen."""
 
+import base64
 import contextlib
+import pickle
 import signal
 import sqlite3
 from pathlib import Path
@@ -145,6 +147,23 @@ def test_a_job_that_an_older_release_has_left_fails_by_name(url, places, jobs, t
     assert (third["state"], third["reason"]) == ("failed", expected)
     assert jobs.status(begun).executor_id == "new"
     assert not (places.repository / "begun").exists()
+
+
+def test_a_job_that_is_a_pickle_is_never_loaded(url, places, jobs, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "trace"), "w"))
+
+    job = jobs.add()
+    pickled = base64.b64encode(pickle.dumps({"args": (Payload(),), "kwargs": {}})).decode()
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+        connection.execute("UPDATE workflow_input SET inputs = ?", (pickled,))
+        connection.execute("UPDATE workflow_status SET serialization = 'py_pickle'")
+    connection.close()
+    with running(url, places):
+        assert jobs.outcome(jobs.add(version=2))["state"] == "succeeded"
+        wait_until(lambda: jobs.status(job).status != "ENQUEUED", "a worker that has seen the other one")
+    assert not (tmp_path / "trace").exists()
 
 
 def test_the_jobs_of_a_newer_release_are_left_to_it(url, places, jobs):
