@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnserve.export.child import MAX_REASON, Channel, judge
-from soak.damage import DAMAGES, draw_damage
+from soak.damaged import DAMAGES, draw_damage
 
 pytestmark = pytest.mark.export
 
