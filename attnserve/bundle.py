@@ -196,13 +196,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`; the caller fills `files` with `hash_files` first.
 
     Raises:
-        BundleError: it holds what JSON or UTF-8 cannot: NaN, half a surrogate pair or lists a thousand deep, for which
-            only a card has room.
+        BundleError: it holds what JSON or UTF-8 cannot: NaN or half a surrogate pair, which only a card has room for.
     """
     try:
         text = json.dumps(to_json(manifest), indent=2, ensure_ascii=False, allow_nan=False)
         encoded = f"{text}\n".encode()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(f"{MANIFEST_FILE}: card: cannot be written as JSON: {error}") from None
     (folder / MANIFEST_FILE).write_bytes(encoded)
 

@@ -16,8 +16,9 @@ from attnserve.interface import check_choice
 from attnserve.records import check_types
 
 JOB_FORMAT = 1
-"""Of `ExportOrder`, and the queue's application version: a worker takes orders of its own format, finishes or refuses
-by name those that an older release has left, and leaves newer ones to newer workers."""
+"""Of all records here, which outlive their release in the queue, and the queue's application version: a worker takes
+orders of its own format, finishes or refuses by name those that an older release has left, and leaves newer ones to
+newer workers."""
 
 APPLICATION, QUEUE, WORKFLOW = "attnserve", "exports", "export"
 PROGRESS, LOG = "progress", "log"

@@ -87,7 +87,9 @@ def _convert_fields(kind: Any, value: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in value:
         if name not in fields:
-            shown = name if len(name) <= 40 else name[:37] + "..."
+            # Control characters, which a log would show, and halves of pairs, which no file takes.
+            shown = name if name.isprintable() else ascii(name)
+            shown = shown if len(shown) <= 40 else shown[:37] + "..."
             raise RecordError(f"{prefix}{shown}: unknown field; expected one of {', '.join(fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -20,6 +20,10 @@ class TextError(ValueError):
     """A tokenizer cannot be read, or cannot read a text; the message says why."""
 
 
+class TokenizerPanic(TextError):
+    """The tokenizers library broke off where it thought it never could: the file is malformed in a way it overlooks."""
+
+
 # Without a repr: texts are user data.
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Encoded:
@@ -56,8 +60,7 @@ class TextReader:
             # The post-processor names ids of its own, in the vocabulary or not, and adds them to every text.
             self._always: list[int] = self._tokenizer.encode("").ids
         except BaseException as error:
-            _raise_unless_rust(error)
-            raise TextError(f"{path}: not a tokenizer: {error}") from None
+            raise _explain(error, f"{path}: not a tokenizer: {error}") from None
         self._added: dict[int, Any] = self._tokenizer.get_added_tokens_decoder()
 
     @property
@@ -75,8 +78,7 @@ class TextReader:
             # A batch of one: `encode` keeps the interpreter's lock, and a million characters take seconds.
             (encoding,) = self._tokenizer.encode_batch([text])
         except BaseException as error:
-            _raise_unless_rust(error)
-            raise TextError(f"the tokenizer fails on it: {type(error).__name__}") from None
+            raise _explain(error, f"the tokenizer fails on it: {type(error).__name__}") from None
         spans = [
             None if is_added else span
             for span, is_added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
@@ -105,8 +107,7 @@ class TextReader:
         try:
             text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         except BaseException as error:
-            _raise_unless_rust(error)
-            raise TextError(f"the tokenizer cannot decode: {type(error).__name__}") from None
+            raise _explain(error, f"the tokenizer cannot decode: {type(error).__name__}") from None
         return text
 
 
@@ -125,7 +126,10 @@ def read_tokenizer(path: Path, interface: Interface) -> TextReader:
     return reader
 
 
-def _raise_unless_rust(error: BaseException) -> None:
-    """Let pass what is not the library's own: a panic of Rust is no `Exception`, but neither is Ctrl-C."""
-    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+def _explain(error: BaseException, message: str) -> TextError:
+    """The error to raise instead, unless it is not the library's own: a panic is no `Exception`, nor is Ctrl-C."""
+    if type(error).__name__ == "PanicException":
+        return TokenizerPanic(message)
+    if not isinstance(error, Exception):
         raise error
+    return TextError(message)

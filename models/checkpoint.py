@@ -22,6 +22,9 @@ from attnserve.models.weights import WeightsError, check_head
 from attnserve.records import RecordError, from_json, read_text, to_json
 from attnserve.text import read_tokenizer
 
+# Whoever reads it goes down by recursion.
+MAX_CARD_DEPTH = 100
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read; the message names the file or field."""
@@ -72,7 +75,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     folder = Path(folder)
     try:
         document = _read_json(folder / CONFIG_FILE)
-        card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).exists() else {}
+        card = _read_card(folder / CARD_FILE) if (folder / CARD_FILE).exists() else {}
     except RecordError as error:
         raise CheckpointError(str(error)) from None
     layers = document.get("attention")
@@ -104,6 +107,32 @@ def _check_tokenizer(path: Path, config: TransformerConfig) -> Path | None:
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     return path
+
+
+def _read_card(path: Path) -> Any:
+    card = _read_json(path)
+    try:
+        # It goes into the manifest, and is to be found out now, not after minutes.
+        json.dumps(card, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise RecordError(f"{path}: cannot be written as JSON: {error}") from None
+    if _measure_depth(card) > MAX_CARD_DEPTH:
+        raise RecordError(f"{path}: expected lists and objects at most {MAX_CARD_DEPTH} deep, got deeper ones")
+    return card
+
+
+def _measure_depth(document: Any) -> int:
+    """How deep lists and objects are in one another; looks no deeper than it must."""
+    depth, level = 0, [document]
+    while level and depth <= MAX_CARD_DEPTH:
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, dict | list)
+        ]
+        depth += 1
+    return depth
 
 
 def _read_json(path: Path) -> Any:
@@ -139,7 +168,9 @@ def _read_tensors(folder: Path, model: Transformer) -> dict[str, torch.Tensor]:
         if name not in tensors:
             raise CheckpointError(f"{path}: {name}: missing; expected shape {list(expected[name].shape)}")
         if name not in expected:
-            raise CheckpointError(f"{path}: {name:.200}: unknown tensor; the config names none of that name")
+            # Whoever reads a log is not to be told where to put his cursor.
+            shown = name if name.isprintable() else ascii(name)
+            raise CheckpointError(f"{path}: {shown:.200}: unknown tensor; the config names none of that name")
         if tensors[name].shape != expected[name].shape:
             raise CheckpointError(
                 f"{path}: {name}: expected shape {list(expected[name].shape)}, got {list(tensors[name].shape)}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from attnserve.records import to_json
-from soak import drain, frames, memory, overload, poison, reload, schema
+from soak import damage, drain, frames, kills, memory, overload, poison, reload, schema, workers
 from soak.record import look_around, record
 from soak.server import workspace
 from soak.verdict import Report, format_report
@@ -26,6 +26,9 @@ SCENARIOS: Mapping[str, Scenario] = {
     "overload": overload.run,
     "frames": frames.run,
     "schema": schema.run,
+    "kills": kills.run,
+    "workers": workers.run,
+    "damage": damage.run,
 }
 
 

@@ -31,7 +31,7 @@ POOL_SIZE = 8
 class Rhythm:
     """How often a worker does what."""
 
-    poll_s: float = 1.0
+    poll_s: float = 2.0
     """Look for jobs."""
     beat_s: float = BEAT_S
     """Renew its lease, and look after others'."""

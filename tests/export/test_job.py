@@ -272,7 +272,7 @@ def test_an_unreadable_checkpoint_makes_nothing(
 def test_a_card_that_is_no_json_is_refused(small_checkpoint: Path, tmp_path: Path, card: str) -> None:
     source = Path(shutil.copytree(small_checkpoint, tmp_path / "checkpoint"))
     (source / "card.json").write_text(card)
-    with pytest.raises(bundle.BundleError, match="card: cannot be written as JSON"):
+    with pytest.raises(CheckpointError, match=r"card\.json: cannot be written as JSON"):
         export_checkpoint(source, tmp_path / "repository" / "small" / "1")
     assert not (tmp_path / "repository").exists()
 

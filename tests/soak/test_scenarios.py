@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+import time
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from attnserve.service.bench.report import Summary
-from soak import drain, memory, overload, poison, poisoned, reload, schema
+from soak import damage, drain, kills, memory, overload, poison, poisoned, reload, schema, workers
 from soak.connection import Question, Reply
+from soak.jobs import Ended, Reader, find_leftovers
 
 
 def reply(status, document=None):
@@ -190,3 +193,58 @@ def test_statuses_are_counted():
         for model, status, number in (("a", 200, 3), ("b", 200, 4), ("", 404, 5))
     )
     assert schema.count_statuses(metrics + f'{name}_sum{{status="200"}} 1.0\n') == {"200": 7, "404": 5}
+
+
+def ended(status="SUCCESS", **outcome):
+    return Ended(status=status, worker="first", outcome=outcome)
+
+
+@pytest.mark.parametrize(
+    ("found", "is_right"),
+    [
+        (ended(state="failed", reason="config.json: width: missing"), True),
+        (ended(state="failed", reason="model.safetensors: no such file"), True),
+        (ended(state="succeeded"), False),
+        (ended(state="failed", reason="unexpected KeyError: config.json: 'x'"), False),
+        (ended(state="failed", reason="config.json: unexpected KeyError"), False),
+        (ended(state="failed", reason="the export process was killed by SIGSEGV in step load"), False),
+        (ended("ERROR"), False),
+    ],
+)
+def test_damage_that_is_not_refused_in_words(found, is_right):
+    assert (damage.judge(found) is None) == is_right
+
+
+def test_jobs_that_are_published_twice_or_never():
+    assert kills.check_count(5, 5) == []
+    assert kills.check_count(4, 5)
+    assert kills.check_count(6, 5)
+
+
+def test_workers_of_which_one_has_done_nothing():
+    assert workers.check_shared(Counter(first=1, second=9)) == []
+    assert workers.check_shared(Counter(second=10))
+
+
+def test_jobs_of_older_releases_that_end_without_a_name():
+    assert workers.check_refused({"state": "failed", "reason": "format: this release runs 1, got 0"}) == []
+    assert workers.check_refused({"state": "failed", "reason": "KeyError"})
+    assert workers.check_refused({"state": "succeeded"})
+    assert workers.check_refused({})
+
+
+def test_half_a_bundle_is_seen(tmp_path):
+    with Reader(tmp_path) as reader:
+        (tmp_path / "m" / "1").mkdir(parents=True)
+        end = time.monotonic() + 60
+        while not reader.faults and time.monotonic() < end:
+            time.sleep(0.01)
+    assert "m/1/manifest.json: no such file" in reader.faults[0]
+
+
+def test_what_jobs_leave_is_found(tmp_path):
+    repository = tmp_path / "repository"
+    for folder in ("m/1", "m/.tmp-job.01234567", ".attnserve/checkpoints/.work/job", ".attnserve/checkpoints/.workers"):
+        (repository / folder).mkdir(parents=True)
+    (tmp_path / "tmp" / "torch").mkdir(parents=True)
+    assert len(find_leftovers(repository, tmp_path)) == 3
