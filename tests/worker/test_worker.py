@@ -130,6 +130,7 @@ def test_a_worker_that_was_only_suspended_lets_go_of_what_others_have_done(url, 
     assert jobs.status(job).executor_id == "second"
 
 
+@pytest.mark.slow
 def test_a_job_that_an_older_release_has_left_fails_by_name(url, places, jobs, tmp_path):
     waiting, begun = jobs.add(model="waiting", format=0), jobs.add(waits_once(tmp_path), model="begun", format=0)
     with process(url, places, name="old", format=0) as old:
