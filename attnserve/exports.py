@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from attnserve.certificate import PRECISIONS
-from attnserve.following import EXPORTS, Job, Report, follow_events, path_of, retrying, wait_until_served
+from attnserve.following import EXPORTS, Job, Report, check_answer, follow_events, path_of, retrying, wait_until_served
 from attnserve.jobs import STATES
 from attnserve.remote import Remote, add_remote_arguments, read_remote
 
@@ -50,6 +50,19 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--follow", action="store_true", help="wait for the end; the exit code is 0 if it succeeds")
 
 
+def check_no_export_options(parsed: argparse.Namespace) -> None:
+    """Refuse options of an export where nothing is exported.
+
+    Raises:
+        ValueError: names the first.
+    """
+    given = {"--precision": parsed.precision != PRECISIONS[0], "--portable": parsed.portable}
+    given |= {"--no-activate": parsed.no_activate, "--follow": parsed.follow}
+    for flag, is_given in given.items():
+        if is_given:
+            raise ValueError(f"{flag}: expected together with --export, got it alone")
+
+
 def run(parsed: argparse.Namespace) -> int:
     """Do what was asked; returns the exit code.
 
@@ -78,10 +91,11 @@ def start(parsed: argparse.Namespace, remote: Remote, checkpoint: str) -> int:
         "activate": not parsed.no_activate,
     }
     if version:
-        body["version"] = int(version) if version.isdecimal() else version
+        # What is no number is for the service to refuse.
+        body["version"] = int(version) if version.isascii() and version.isdecimal() else version
     # Should the answer be lost on its way, the job is not asked for twice.
     headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'}
-    job = retrying(lambda: remote.ask("POST", EXPORTS, body, headers=headers).document)
+    job = check_answer(retrying(lambda: remote.ask("POST", EXPORTS, body, headers=headers)), "id")
     print(f"export {job['id']} of {job['model']}/{job['version']}", flush=True)
     return follow(remote, job["id"]) if parsed.follow else 0
 
@@ -157,7 +171,7 @@ def print_job(job: Job) -> None:
 def _list(parsed: argparse.Namespace, remote: Remote) -> int:
     filters = {"state": parsed.state, "model": parsed.model, "limit": parsed.limit}
     query = urllib.parse.urlencode({name: value for name, value in filters.items() if value is not None})
-    document = remote.ask("GET", f"{EXPORTS}?{query}").document
+    document = check_answer(remote.ask("GET", f"{EXPORTS}?{query}"), "exports")
     if parsed.json:
         print(json.dumps(document))
         return 0
@@ -168,7 +182,7 @@ def _list(parsed: argparse.Namespace, remote: Remote) -> int:
 
 
 def _show(parsed: argparse.Namespace, remote: Remote) -> int:
-    document = remote.ask("GET", path_of(parsed.id)).document
+    document = check_answer(remote.ask("GET", path_of(parsed.id)), "log")
     if parsed.json:
         print(json.dumps(document))
     else:
@@ -185,7 +199,7 @@ def _follow(parsed: argparse.Namespace, remote: Remote) -> int:
 
 
 def _cancel(parsed: argparse.Namespace, remote: Remote) -> int:
-    job = remote.ask("DELETE", path_of(parsed.id)).document
+    job = check_answer(remote.ask("DELETE", path_of(parsed.id)), "state")
     print(f"export {job['id']} of {job['model']}/{job['version']} {_say(job['state'])}")
     return 0
 

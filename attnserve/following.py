@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from attnserve.remote import Remote, RemoteError
+from attnserve.remote import Remote, RemoteError, Reply
 
 EXPORTS = "/v1/exports"
 # A service that stops ends its streams, and another one, or the next one, goes on with them.
@@ -64,8 +64,8 @@ def wait_until_served(
     """
     reason = "the service has not noticed it"
     for _ in range(MAX_LOOKS):
-        listed = retrying(lambda: remote.ask("GET", "/v1/models").document, wait=wait)["models"]
-        for found in listed:
+        listed = retrying(lambda: remote.ask("GET", "/v1/models"), wait=wait)
+        for found in check_answer(listed, "models")["models"]:
             if found["name"] == model:
                 if found["ready"] and found["version"] == version:
                     return None
@@ -104,6 +104,18 @@ def retrying(ask: Callable[[], Any], *, wait: Callable[[float], object] = time.s
                 raise
             wait(RETRY_S)
     raise AssertionError
+
+
+def check_answer(reply: Reply, field: str) -> dict[str, Any]:
+    """The document of an answer, which has at least this field.
+
+    Raises:
+        RemoteError: it has not; something else answers there.
+    """
+    document = reply.document
+    if not isinstance(document, dict) or field not in document:
+        raise RemoteError("--url: expected a service of attnserve, got an answer of something else")
+    return document
 
 
 def path_of(job_id: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from attnserve.bundle import is_model_name
 from attnserve.checkpoint_files import FILES, NEEDED, explain_pickle
-from attnserve.exports import add_export_options, start
+from attnserve.exports import add_export_options, check_no_export_options, start
 from attnserve.remote import Remote, RemoteError, add_remote_arguments, read_remote
 
 PIECE_BYTES = 1024 * 1024
@@ -51,6 +51,8 @@ def run(parsed: argparse.Namespace) -> int:
     if not is_model_name(name):
         raise ValueError(f"--name: expected letters, digits, '.', '_' and '-', a letter or digit first, got {name!r}")
     remote = read_remote(parsed)
+    if parsed.model is None:
+        check_no_export_options(parsed)
     push(parsed.checkpoint, name, remote, report=print, progress=not parsed.quiet)
     print(f"{name} is at {remote.url}/v1/checkpoints/{name}", flush=True)
     return 0 if parsed.model is None else start(parsed, remote, name)

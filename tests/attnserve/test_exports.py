@@ -6,6 +6,7 @@ import pytest
 
 from attnserve.cli import main
 from attnserve.jobs import Outcome
+from attnserve.remote import Remote, Reply
 from tests.fake_exports import LINES, PARITY, FakeQueue, Service, job_id, make_order
 
 pytestmark = pytest.mark.http
@@ -114,6 +115,21 @@ def test_following_one_that_is_cancelled_fails(run, queue, capsys):
     queue.put(1, state="cancelled")
     assert run("follow", ID) == 1
     assert capsys.readouterr().err == "attnserve: the export of tiny/2 was cancelled\n"
+
+
+def test_something_else_that_answers_is_one_line(run, monkeypatch, capsys):
+    monkeypatch.setattr(Remote, "ask", lambda *_, **__: Reply(status=200, headers={}, document=None))
+    for arguments in (("list",), ("show", ID), ("cancel", ID), ("start", "mine", "tiny")):
+        assert run(*arguments) == 1
+        assert capsys.readouterr().err == (
+            "attnserve: --url: expected a service of attnserve, got an answer of something else\n"
+        )
+
+
+@pytest.mark.parametrize("option", [["--follow"], ["--portable"], ["--no-activate"], ["--precision", "int8"]])
+def test_pushing_has_options_of_an_export_with_one_only(tmp_path, capsys, option):
+    assert main(["push", str(tmp_path), "--name", "mine", *option]) == 1
+    assert capsys.readouterr().err == f"attnserve: {option[0]}: expected together with --export, got it alone\n"
 
 
 def test_without_a_service_it_is_one_line(run, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -138,8 +139,8 @@ def test_the_command_pushes_exports_and_waits(served, checkpoint, capsys, monkey
 
 
 def test_a_checkpoint_that_is_none_is_a_job_that_failed(served, checkpoint, tmp_path, capsys, monkeypatch):
-    for path in checkpoint.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes()[:-100])
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    os.truncate(tmp_path / "model.safetensors", (tmp_path / "model.safetensors").stat().st_size - 100)
     upload(served, "broken", tmp_path)
     job = start(served, checkpoint="broken", model="broken")
     *_, (_, ended) = follow(served, job["id"])
