@@ -100,7 +100,7 @@ class Catalogue:
             DeviceError: the device asked for cannot be used by any model.
         """
         if not self.versions:
-            log.error("%s holds no bundles; expected folders like MODEL/1", self.repository.folder)
+            log.warning("%s holds no bundles; expected folders like MODEL/1", self.repository.folder)
         self.refresh()
         self.is_loading = False
 

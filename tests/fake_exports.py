@@ -154,7 +154,7 @@ class Service:
         return self.queue
 
     def pin(self, checkpoint):
-        if checkpoint != "mine":
+        if checkpoint not in ("mine", "/trained/mine"):
             raise Invalid.about("checkpoint", f"expected one that was uploaded, got {checkpoint!r}")
         self.pinned.append(checkpoint)
         return self.files

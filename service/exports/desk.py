@@ -22,9 +22,9 @@ class Desk:
     gauges: Gauges
     repository: Path
     pin: Callable[[str], dict[str, str]]
-    """sha256 of a checkpoint's files, by its name or path; takes long for large ones that were not uploaded."""
+    """sha256 of a checkpoint's files, by its name or path. Of an upload they are known; a folder is read."""
     # Reading files of many gigabytes is for one at a time.
-    pinning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
 
 def make_desk(catalogue: Catalogue) -> Desk:

@@ -43,6 +43,11 @@ class ExportRequest:
     activate: bool = True
 
     @property
+    def is_path(self) -> bool:
+        """Whether the checkpoint is a folder, not an upload."""
+        return self.checkpoint.startswith("/")
+
+    @property
     def fingerprint(self) -> str:
         """Equal of two requests that ask for the same."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """The routes of export jobs: thin. What may block is asked in threads."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -62,7 +63,10 @@ async def start(request: Request) -> Response:
         if placed is not None:
             return await _answer_started(request, placed)
     job_id = repeated or str(uuid.uuid4())
-    files = await in_turn(request, desk.pinning, desk.pin, asked.checkpoint)
+    if asked.is_path:
+        files = await in_turn(request, desk.hashing, desk.pin, asked.checkpoint)
+    else:
+        files = await asyncio.to_thread(desk.pin, asked.checkpoint)
     job = await desk.client.ask(lambda queue: place(queue, desk.repository, asked, files, job_id=job_id, key=name))
     return await _answer_started(request, job)
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from attnserve.cli import main
+from attnserve.exports import show_progress
 from attnserve.jobs import Outcome
 from attnserve.remote import Remote, Reply
 from tests.fake_exports import LINES, PARITY, FakeQueue, Service, job_id, make_order
@@ -100,6 +101,16 @@ def test_following_ends_with_the_parity(run, queue, capsys):
         "tiny/2 is published",
     ]
     assert not captured.err
+
+
+def test_on_a_terminal_a_bar_moves(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with show_progress() as report:
+        report({"step": "verify", "fraction": 0.75, "message": "replay"})
+    captured = capsys.readouterr()
+    assert " 75%|" in captured.err
+    assert "verify: replay" in captured.err
+    assert not captured.out
 
 
 def test_following_one_that_fails_ends_with_the_reason(run, queue, capsys):

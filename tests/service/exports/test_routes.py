@@ -72,6 +72,34 @@ def test_a_checkpoint_that_is_not_there_is_422(service):
     assert [fault["field"] for fault in response.json()["errors"]] == ["checkpoint"]
 
 
+def test_a_folder_is_a_checkpoint_too(service, queue):
+    response = service.ask("POST", EXPORTS, json={**SMALLEST, "checkpoint": "/trained/mine"})
+    assert response.status_code == 202
+    assert queue.jobs[response.json()["id"]].order.is_path
+
+
+def test_a_folder_that_takes_long_to_read_is_waited_for_by_nobody_else(service):
+    begun, release = threading.Event(), threading.Event()
+    pin = service.pin
+
+    def slow(checkpoint):
+        if checkpoint.startswith("/"):
+            begun.set()
+            release.wait()
+        return pin(checkpoint)
+
+    object.__setattr__(service.app.state.exports, "pin", slow)
+
+    async def conversation(client):
+        reading = asyncio.create_task(client.post(EXPORTS, json={**SMALLEST, "checkpoint": "/trained/mine"}))
+        await asyncio.to_thread(begun.wait)
+        assert (await client.post(EXPORTS, json=SMALLEST)).status_code == 202
+        release.set()
+        assert (await reading).status_code == 202
+
+    service.talk(conversation)
+
+
 def test_a_large_body_is_413(service):
     check_problem(service.ask("POST", EXPORTS, json={**SMALLEST, "x": "x" * 100_000}), 413)
 
