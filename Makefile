@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: install serve bundles kernels test test-all tests lint typecheck bench soak checkpoints clean help
+.PHONY: install serve up bundles kernels test test-all tests compose-test lint typecheck bench soak checkpoints clean help
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -25,6 +25,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 serve: bundles ## Export the committed checkpoints and serve them on 127.0.0.1, PORT=8000
 	@exec $(BIN)/attnserve serve repository --host 127.0.0.1 --port $(PORT)
+
+# The passwords are made once, readable by the containers' users; the folder is in nobody's image or commit.
+up: ## Start the gateway, services, a worker and what they need in containers (docs/deploy.md)
+	@mkdir -p secrets
+	@for name in postgres-password grafana-password; do \
+	  test -s "secrets/$$name" || (umask 022; head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' > "secrets/$$name"); \
+	done
+	@docker compose up -d --build --wait
 
 # A checkpoint newer than its newest bundle becomes the next version: published bundles never change.
 bundles: install ## Export each committed checkpoint to repository/, unless its bundle is up to date
@@ -50,7 +58,10 @@ test-all: install ## Everything, with the seconds of each part
 	@for part in lint typecheck tests; do SECONDS=0; $(MAKE) $$part; echo "== $$part: $$SECONDS s"; done
 
 tests: install
-	@$(BIN)/pytest --durations=15
+	@$(BIN)/pytest -m 'not compose' --durations=15
+
+compose-test: install ## The compose file with a real Docker engine; needs root where none runs
+	@tests/compose/run $(ARGS)
 
 lint: install ## Style, formatting, spelling, the Dockerfile
 	@$(BIN)/ruff check

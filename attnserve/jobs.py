@@ -148,9 +148,34 @@ def hide_password(url: str) -> str:
     return scheme + separator + rest.rpartition("@")[2] if scheme.startswith("postgres") else url
 
 
-def locate_database(repository: str | os.PathLike[str], url: str = "") -> str:
-    """URL of the queue's database: the one given, else of a file in the repository."""
+def locate_database(repository: str | os.PathLike[str], url: str = "", password_file: str = "") -> str:
+    """URL of the queue's database: the one given, else of a file in the repository.
+
+    Args:
+        repository: of bundles.
+        url: of the settings; empty if there is none.
+        password_file: holds the password of whom `url` names; empty if there is none.
+
+    Raises:
+        ValueError: the file cannot be read, or `url` has no place for a password; no password is shown.
+    """
+    if password_file:
+        return _add_password(url, Path(password_file))
     return url or f"sqlite:///{urllib.parse.quote(str(Path(repository).absolute() / STATE_FOLDER / 'jobs.sqlite'))}"
+
+
+def _add_password(url: str, file: Path) -> str:
+    scheme, _, rest = url.partition("://")
+    user, separator, place = rest.partition("@")
+    if not scheme.startswith("postgres") or not separator or ":" in user:
+        expected = "database_url to be postgresql://USER@HOST/DATABASE, without a password"
+        raise ValueError(f"database_password_file: expected {expected}, got another")
+    try:
+        password = file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ValueError(f"database_password_file: expected a file, got {file}: {reason}") from None
+    return f"{scheme}://{user}:{urllib.parse.quote(password, safe='')}@{place}"
 
 
 def locate_checkpoints(repository: str | os.PathLike[str], folder: str = "") -> Path:

@@ -251,6 +251,12 @@ class Settings(BaseSettings):
         "repository, `.attnserve/jobs.sqlite`.",
         json_schema_extra={"accepts": "URL"},
     )
+    database_password_file: str = Field(
+        "",
+        description="File that holds the password for `--database-url`, which then names a user and no password: a "
+        "secret that is mounted is in no variable.",
+        json_schema_extra={"accepts": "path"},
+    )
     export_worker: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Whether a process beside the service takes export jobs (`attnserve worker`, at low priority; it "

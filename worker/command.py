@@ -44,7 +44,7 @@ def run(parsed: argparse.Namespace) -> int:
     set_up_logs(settings.log_level, settings.log_format)
     limits = Limits(seconds=settings.max_export_seconds, num_bytes=settings.max_export_bytes or memory_limit() * 3 // 4)
     with hold_name(places.checkpoints, settings.name, socket.gethostname()) as name:
-        url = locate_database(places.repository, settings.database_url)
+        url = locate_database(places.repository, settings.database_url, settings.database_password_file)
         engine = open_database(url)
         described = {name: value for name, value in settings.model_dump().items() if name not in SECRET}
         text = ", ".join(f"{name}={value}" for name, value in described.items())

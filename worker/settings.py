@@ -25,6 +25,12 @@ class WorkerSettings(BaseSettings):
         "everybody may read.",
         json_schema_extra={"accepts": "database URL"},
     )
+    database_password_file: str = Field(
+        "",
+        description="File that holds the password for `--database-url`, which then names a user and no password: a "
+        "secret that is mounted is in no variable.",
+        json_schema_extra={"accepts": "path"},
+    )
     checkpoints: str = Field(
         "",
         description="Folder of uploaded checkpoints, the one of the services. Jobs work in it too: it needs as much "

@@ -124,4 +124,5 @@ def make_command(repository: Path, settings: Settings) -> list[str]:
 
 def make_environment(settings: Settings) -> dict[str, str]:
     """Variables of the worker: everybody may read a command line, and the database's URL may hold a password."""
-    return {**os.environ, f"{ENV_PREFIX}DATABASE_URL": settings.database_url}
+    given = {"DATABASE_URL": settings.database_url, "DATABASE_PASSWORD_FILE": settings.database_password_file}
+    return {**os.environ, **{f"{ENV_PREFIX}{name}": value for name, value in given.items()}}

@@ -30,7 +30,7 @@ class Desk:
 def make_desk(catalogue: Catalogue) -> Desk:
     """The exports of a service, as its settings say."""
     settings, repository = catalogue.settings, catalogue.repository.folder
-    url = locate_database(repository, settings.database_url)
+    url = locate_database(repository, settings.database_url, settings.database_password_file)
     client = Client(lambda: open_database(url))
 
     def is_used() -> bool:

@@ -60,3 +60,28 @@ def test_other_urls_are_refused_and_not_shown(url):
     with pytest.raises(ValueError, match="expected sqlite:///PATH or postgresql://") as caught:
         check_database(url)
     assert "ret" not in str(caught.value).partition("got")[2]
+
+
+def test_a_password_comes_from_a_file(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("s/e@c:r%t\n")
+    url = locate_database("models", "postgresql://me@host:5432/jobs?sslmode=require", str(file))
+    assert url == "postgresql://me:s%2Fe%40c%3Ar%25t@host:5432/jobs?sslmode=require"
+    assert check_database(url) == url
+
+
+@pytest.mark.parametrize(
+    "url", ["", "sqlite:////jobs.sqlite", "postgresql://host/jobs", "postgresql://me:secret@host/jobs"]
+)
+def test_a_password_needs_a_place(url, tmp_path):
+    file = tmp_path / "password"
+    file.write_text("hidden")
+    with pytest.raises(ValueError, match="database_password_file: expected database_url to be") as caught:
+        locate_database("models", url, str(file))
+    assert "hidden" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_password_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"database_password_file: expected a file, got .*nowhere: No such file"):
+        locate_database("models", "postgresql://me@host/jobs", str(tmp_path / "nowhere"))

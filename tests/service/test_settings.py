@@ -53,6 +53,7 @@ VALUES = {
     "max_checkpoint_bytes": ("4096", ["1023", "-1", "1G"]),
     "checkpoint_paths": ("/data/a:/data/b", ["data", "~/data"]),
     "database_url": ("postgresql://me:secret@host/jobs", ["jobs.sqlite", "mysql://me:hidden@host/jobs"]),
+    "database_password_file": ("/run/secrets/password", []),
     "export_worker": ("off", ["true", "yes", ""]),
     "otlp_endpoint": (
         "http://collector:4318",
