@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from attnserve.bundle import MANIFEST_FILE, BundleError, hash_file
+from attnserve.bundle import MANIFEST_FILE, BundleError, hash_file, read_manifest, verify_files
 from attnserve.checkpoint_files import FILES
 from attnserve.checkpoints import Checkpoints, UnknownError, is_sha256
 from attnserve.jobs import ExportOrder
@@ -62,13 +62,17 @@ def publish_bundle(order: ExportOrder, attempt: Path, manifest_sha256: str, plac
     """Make a proven bundle the version that was ordered; if it is already, an earlier attempt has.
 
     Raises:
-        StepError: the version is there and another one, or the bundle is gone.
+        StepError: the version is there and another one, or the bundle is gone or no more what was proven.
     """
     place = places.version(order)
     if _is_published(place, manifest_sha256):
         return
     try:
         check_destination(place)
+        # Hours may have passed, and a host have lost its power: what was proven is what these hashes say.
+        if hash_file(attempt / MANIFEST_FILE) != manifest_sha256:
+            raise BundleError(f"{attempt / MANIFEST_FILE}: expected the one that was verified, got another")
+        verify_files(attempt, read_manifest(attempt))
         if not order.activate:
             _hold_active(Repository(places.repository), order.model)
         publish(attempt, place)

@@ -26,6 +26,7 @@ from dbos import error as dbos_error
 
 from attnserve.bundle import MANIFEST_FILE, hash_file
 from attnserve.jobs import JOB_FORMAT, LOG, PROGRESS, STEPS, WORKFLOW, ExportOrder, Outcome, Progress, Verdict
+from attnserve.publish import flush
 from attnserve.records import RecordError, from_json, to_json
 from attnserve.worker.build import Builder
 from attnserve.worker.places import JOB, Places
@@ -167,6 +168,9 @@ class Exporter:
             attempt.mkdir(parents=True)
             verdict = self._builder.build(order, self._places.work(job), attempt, tell, check)
             verdict = check_verdict(verdict, order, attempt)
+            # Before the queue has it on disk that there is a bundle.
+            for path in attempt.rglob("*"):
+                flush(path)
         except Exception as error:
             log.exception("export %s: %s", job, step)
             verdict = Verdict(outcome=_fail(step, self._shorten(f"unexpected {type(error).__name__}: {error}")))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from dbos import DBOSClient, DBOSPortableJSONSerializer, WorkflowSerializationFormat
 
+from attnserve.bundle import read_manifest, verify_files
 from attnserve.jobs import APPLICATION, JOB_FORMAT, LOG, QUEUE, WORKFLOW, ExportOrder
 from attnserve.records import to_json
 from attnserve.worker.build import Builder
@@ -23,9 +24,14 @@ from attnserve.worker.listening import Limits
 from attnserve.worker.places import Places
 from attnserve.worker.worker import Rhythm, Worker
 
-# As `attnserve.export.child`, and a bundle of one file. `config.json` says in Python what goes otherwise.
-FAKE_CHILD = """
-import hashlib, json, os, signal, subprocess, sys, time
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
+# As `attnserve.export.child`, with a bundle from elsewhere. `config.json` says in Python what goes otherwise.
+FAKE_CHILD = (
+    f"""
+BUNDLE = {str(BUNDLE)!r}
+"""
+    + """
+import hashlib, json, os, shutil, signal, subprocess, sys, time
 from attnserve.lifeline import die_with
 parent, work, folder, *flags = sys.argv[1:]
 die_with(int(parent))
@@ -39,14 +45,17 @@ def conclude(state="succeeded", **fields):
     files = {name: hash_of(f"{work}/{name}") for name in os.listdir(work) if os.path.isfile(f"{work}/{name}")}
     manifest = hash_of(f"{folder}/manifest.json")
     say({"verdict": {"outcome": outcome, "manifest_sha256": manifest, "checkpoint_sha256": files}})
+shutil.copytree(BUNDLE, folder, dirs_exist_ok=True)
+manifest = json.load(open(f"{folder}/manifest.json"))
 with open(f"{folder}/manifest.json", "w") as file:
-    json.dump({"made by": os.path.basename(folder), "flags": flags}, file)
+    json.dump({**manifest, "card": {"made by": os.path.basename(folder), "flags": flags}}, file)
 begin("load")
 begin("graph")
 exec(open(f"{work}/config.json").read())
 begin("verify")
 conclude()
 """
+)
 ROOMY = Limits(seconds=60, num_bytes=4 * 1024**3)
 FAST = Rhythm(poll_s=0.05, beat_s=0.1, patience_s=1.0, sweep_s=0.2)
 PATIENCE_S = 60.0
@@ -66,6 +75,14 @@ def write_checkpoint(folder: Path, config: str = "", weights: bytes = b"weights"
 
 def everything_in(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def versions_in(repository: Path) -> list[str]:
+    """What a reader sees, all of it whole: `model/version`. What begins with a dot nobody sees."""
+    found = [path for path in repository.glob("[!.]*/[!.]*") if path.name != "aliases.json"]
+    for folder in found:
+        verify_files(folder, read_manifest(folder))
+    return sorted(path.relative_to(repository).as_posix() for path in found)
 
 
 class Jobs:

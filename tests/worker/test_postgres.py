@@ -8,7 +8,7 @@ import pytest
 
 import tests.soak.conftest  # noqa: F401 - makes soak importable
 from soak.postgres import find_binaries, serving_postgres
-from tests.worker.conftest import Jobs, everything_in, process, wait_until
+from tests.worker.conftest import Jobs, process, versions_in, wait_until
 from tests.worker.test_worker import read_process, waits_once
 
 pytestmark = [
@@ -47,8 +47,7 @@ def test_a_worker_that_is_killed_and_never_comes_back_costs_no_job(url, places, 
             outcomes = [jobs.outcome(job) for job in (hanging, *others)]
     assert [outcome["state"] for outcome in outcomes] == ["succeeded"] * 9
     assert jobs.status(hanging).executor_id == "second"
-    versions = [name for name in everything_in(places.repository) if name.endswith("manifest.json")]
-    assert versions == sorted([f"{model}/1/manifest.json" for model in ("hanging", *(f"m{i}" for i in range(8)))])
+    assert versions_in(places.repository) == ["hanging/1", *(f"m{number}/1" for number in range(8))]
     assert places.find_jobs() == set()
 
 
@@ -78,7 +77,7 @@ def test_a_database_that_is_away_for_a_while_is_waited_for(server, url, places, 
         _, log = worker.communicate(timeout=60)
     assert worker.returncode == 0
     assert "cannot look after jobs now" in log or "Database connection failed" in log
-    assert everything_in(places.repository) == ["m", "m/1", "m/1/manifest.json"]
+    assert versions_in(places.repository) == ["m/1"]
 
 
 def test_told_to_stop_while_the_database_is_away_it_stops(server, url, places):

@@ -10,7 +10,7 @@ from attnserve.jobs import ExportOrder
 from attnserve.repository import Repository, find_versions
 from attnserve.worker import steps
 from attnserve.worker.steps import StepError, activate_version, fetch, publish_bundle
-from tests.worker.conftest import everything_in, write_checkpoint
+from tests.worker.conftest import BUNDLE, everything_in, versions_in, write_checkpoint
 
 JOB = "job"
 
@@ -41,8 +41,7 @@ def upload(source, places):
 def attempt(order, places):
     """A bundle that is finished, and its hash."""
     folder = places.new_attempt(order, JOB)
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("proven")
+    shutil.copytree(BUNDLE, folder)
     return folder, hash_file(folder / "manifest.json")
 
 
@@ -113,7 +112,7 @@ def test_publishing_twice_is_publishing_once(order, places, attempt):
     folder, sha256 = attempt
     for _ in range(2):
         publish_bundle(order, folder, sha256, places)
-    assert everything_in(places.repository) == ["m", "m/3", "m/3/manifest.json"]
+    assert versions_in(places.repository) == ["m/3"]
 
 
 def test_publishing_what_another_has_published_in_this_moment(order, places, attempt, monkeypatch):
@@ -134,6 +133,16 @@ def test_another_bundle_is_a_conflict(order, places, attempt):
     with pytest.raises(StepError, match=r"^destination: .*m/3 exists"):
         publish_bundle(order, *attempt, places)
     assert (places.version(order) / "manifest.json").read_text() == "by hand"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+def test_a_bundle_that_is_no_more_what_was_proven_is_not_published(order, places, attempt, name):
+    """As of a host that lost its power after the queue had it on disk that there is a bundle."""
+    folder, sha256 = attempt
+    os.truncate(folder / name, 100)
+    with pytest.raises(StepError, match=rf"{name}: expected .*, got"):
+        publish_bundle(order, folder, sha256, places)
+    assert find_versions(places.repository / "m") == []
 
 
 def test_a_bundle_that_is_gone_is_said(order, places, attempt):
