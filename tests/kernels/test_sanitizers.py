@@ -17,6 +17,7 @@ from tests.conformance.implementations import as_type, one_node_model
 from tests.conformance.test_bodies import CASES, OpCase
 from tests.kernels.library import CACHE, TARGET_OPTION, TARGETS, build_library, has_target
 from tests.kernels.test_attend import LENGTHS
+from tests.kernels.test_statistics_op import make_feeds, make_model
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for case in (*CASES, *large):
             model = one_node_model(case.op, case.attributes, element_type).SerializeToString()
             found.append((model, as_type(case.feeds, dtype)))
+    for weighting in ("expressive", "softmax"):
+        model = make_model(weighting).SerializeToString()
+        found += [(model, make_feeds(num_keys, size=33)) for num_keys in (1, 31, 128, 300)]
     model, feeds = found[0]
     found += [(model, {**feeds, "slots": np.array(slots)}) for slots in HOSTILE_SLOTS]
     path = tmp_path_factory.mktemp("sanitized") / "cases.pickle"
