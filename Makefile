@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: install serve up bundles kernels test test-all tests compose-test lint typecheck bench soak checkpoints clean help
+.PHONY: install serve up bundles kernels wheel test test-all tests compose-test lint typecheck bench soak checkpoints clean help
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -49,6 +49,12 @@ kernels: ## Build the native kernels, which services of this checkout then use (
 	@kernels/headers
 	@cmake -S kernels -B kernels/build $(ARGS)
 	@cmake --build kernels/build
+
+# setuptools calls a wheel without extension modules one for any platform, unless it is told.
+wheel: kernels install ## Build a wheel with the native kernels in it, for this platform alone
+	@cp kernels/build/libattnserve_kernels.so attnserve/
+	@trap 'rm attnserve/libattnserve_kernels.so' EXIT; $(BIN)/python -m build --no-isolation --wheel \
+	  -C=--build-option=--plat-name=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_platform())')
 
 # Not `python -m pytest`: that puts this folder on sys.path, and `import models` would work without being installed.
 test: lint typecheck ## Lint, types and the fast tests

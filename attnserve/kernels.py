@@ -9,7 +9,7 @@ LIBRARY = "libattnserve_kernels.so"
 AUTO, OFF = "auto", "off"
 
 PACKAGE = Path(__file__).resolve().parent
-PLACES = (PACKAGE / "_kernels" / LIBRARY, PACKAGE.parent / "kernels" / "build" / LIBRARY)
+PLACES = (PACKAGE / LIBRARY, PACKAGE.parent / "kernels" / "build" / LIBRARY)
 """In the order they are looked at. The first is in wheels built for a platform, the second in a checkout."""
 
 

@@ -9,9 +9,8 @@
 
 #include <algorithm>
 #include <cfloat>
-#include <memory>
-#include <new>
 
+#include "floats.h"
 #include "pack-inl.h"
 #include "plan.h"
 #include "rows.h"
@@ -25,31 +24,23 @@ namespace HWY_NAMESPACE {
 // What a task computes in.
 class Workspace {
  public:
-  Workspace(const Attention& attention, Index packed_size) {
-    const Index padded_size = RoundUp(attention.value_size, kLanes);
-    const Index sizes[] = {RoundUp(attention.head_size, kChunk) * kBlockQueries, kRows * kTileKeys,
-                           kBlockQueries * padded_size, packed_size};
-    Index size = 0;
-    for (const Index part : sizes) size += part;
-    memory_.reset(new (std::align_val_t{kAlignment}) float[size]);
-    queries = memory_.get();
-    scores = queries + sizes[0];
-    output = scores + sizes[1];
-    packed = output + sizes[2];
-  }
+  Workspace(const Attention& attention, Index packed_size)
+      : queries_size_(RoundUp(attention.head_size, kChunk) * kBlockQueries),
+        output_size_(kBlockQueries * RoundUp(attention.value_size, kLanes)),
+        memory_(queries_size_ + kScoresSize + output_size_ + packed_size) {}
 
-  float* queries;
-  float* scores;
-  float* output;
-  float* packed;
+  float* queries() const { return memory_.get(); }
+  float* scores() const { return queries() + queries_size_; }
+  float* output() const { return scores() + kScoresSize; }
+  float* packed() const { return output() + output_size_; }
+
   RowState rows[kBlockQueries];
 
  private:
-  static constexpr std::size_t kAlignment = 64;
-  struct Free {
-    void operator()(float* memory) const { operator delete[](memory, std::align_val_t{kAlignment}); }
-  };
-  std::unique_ptr<float[], Free> memory_;
+  static constexpr Index kScoresSize = kRows * kTileKeys;
+  const Index queries_size_;
+  const Index output_size_;
+  const Floats memory_;
 };
 
 // Up to kBlockQueries queries of one head, attending to the packed keys and values of their sequence.
@@ -87,8 +78,8 @@ class Block {
   }
 
   void Begin() {
-    PackQueries(queries_, attention_.scale, work_.queries);
-    std::fill_n(work_.output, RoundUp(queries_.count, kRows) * padded_size_, 0.0f);
+    PackQueries(queries_, attention_.scale, work_.queries());
+    std::fill_n(work_.output(), RoundUp(queries_.count, kRows) * padded_size_, 0.0f);
     std::fill_n(work_.rows, queries_.count, RowState{-FLT_MAX, {}});
   }
 
@@ -96,10 +87,10 @@ class Block {
     KeyRange range = SeenBy(row, kRows);
     range = {std::max(range.first - first_key, Index{0}), std::min(range.last - first_key, kTileKeys - 1)};
     if (range.first > range.last) return;
-    ScoreTile(work_.queries + row * kChunk, keys, attention_.head_size, range, work_.scores);
+    ScoreTile(work_.queries() + row * kChunk, keys, attention_.head_size, range, work_.scores());
     for (Index other = row; other < std::min(row + kRows, queries_.count); ++other)
-      WeighRow(other, first_key, range, work_.scores + (other - row) * kTileKeys);
-    AddTile(work_.scores, values, padded_size_, range, work_.output + row * padded_size_);
+      WeighRow(other, first_key, range, work_.scores() + (other - row) * kTileKeys);
+    AddTile(work_.scores(), values, padded_size_, range, work_.output() + row * padded_size_);
   }
 
   void WeighRow(Index row, Index first_key, KeyRange range, float* scores) {
@@ -111,7 +102,7 @@ class Block {
     if (attention_.softcap > 0) CapScores(attention_.softcap, range, scores);
     if (attention_.weighting == Weighting::kSoftmax) {
       const auto weigh = all_seen ? WeighSoftmax<true> : WeighSoftmax<false>;
-      weigh(range, seen, scores, state, work_.output + row * padded_size_, padded_size_);
+      weigh(range, seen, scores, state, work_.output() + row * padded_size_, padded_size_);
     } else {
       const auto weigh = all_seen ? WeighExpressive<true> : WeighExpressive<false>;
       weigh(range, seen, scores, state);
@@ -125,7 +116,7 @@ class Block {
       if (attention_.weighting == Weighting::kExpressive) total += attention_.epsilon;
       // Where every weight is 0, so is the output.
       if (total == 0) total = 1;
-      const float* sums = work_.output + row * padded_size_;
+      const float* sums = work_.output() + row * padded_size_;
       Index channel = 0;
       for (; channel + kLanes <= output_.size; channel += kLanes)
         StoreFloats(hn::Div(hn::Load(D(), sums + channel), hn::Set(D(), total)), output_[row] + channel);
@@ -185,7 +176,7 @@ void RunAttendTask(const Attention& attention, const Plan& plan, const float* sc
   }
   const Index num_steps = sequence.num_steps;
   Workspace work(attention, plan.KeysSize(num_steps) + plan.ValuesSize(num_steps));
-  float* keys = work.packed;
+  float* keys = work.packed();
   float* values = keys + plan.KeysSize(num_steps);
   PackTile<T>(attention, sequence, task.key_head, 1, 0, [&](Index) { return keys; }, [&](Index) { return values; });
   const Index group = attention.num_heads / attention.num_key_heads;

@@ -9,6 +9,7 @@
 #include "attention_op.h"
 #include "metric_op.h"
 #include "op.h"
+#include "statistics_op.h"
 #include "target.h"
 
 namespace attnserve {
@@ -25,6 +26,7 @@ class Ops {
         domain_.Add(&attention_.emplace_back(weighting, storage, target));
     for (const Storage storage : {Storage::kFloat32, Storage::kFloat16})
       domain_.Add(&metric_.emplace_back(storage, target));
+    domain_.Add(&statistics_.emplace_back(target));
   }
 
   OrtCustomOpDomain* domain() const { return domain_; }
@@ -33,6 +35,7 @@ class Ops {
   // Sessions keep pointers to ops: they must not move.
   std::deque<AttentionOp> attention_;
   std::deque<MetricOp> metric_;
+  std::deque<StatisticsOp> statistics_;
   Ort::CustomOpDomain domain_;
 };
 

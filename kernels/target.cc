@@ -9,13 +9,14 @@
 #include <hwy/highway.h>
 
 #include "attend-inl.h"
+#include "describe-inl.h"
 #include "measure-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attnserve {
 namespace HWY_NAMESPACE {
 
-Target GetTarget(const char* name) { return {name, {kPanelKeys, kLanes}, RunPack, RunAttend, RunMeasure}; }
+Target GetTarget(const char* name) { return {name, {kPanelKeys, kLanes}, RunPack, RunAttend, RunMeasure, RunDescribe}; }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace attnserve

@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "metric.h"
 #include "plan.h"
+#include "statistics.h"
 
 namespace attnserve {
 
@@ -18,6 +19,7 @@ struct Target {
   void (*pack)(const Attention& attention, const Plan& plan, float* scratch, Index task);
   void (*attend)(const Attention& attention, const Plan& plan, const float* scratch, Index task);
   void (*measure)(const Metric& metric, Index task);
+  void (*describe)(const Statistics& statistics, Index head);
 };
 
 // What this processor can run, fastest first; the last one runs everywhere.

@@ -73,18 +73,20 @@ HWY_INLINE void CapScores(float softcap, KeyRange range, float* scores) {
     hn::Store(hn::Mul(cap, hn::Tanh(D(), hn::Div(hn::Load(D(), scores + key), cap))), D(), scores + key);
 }
 
-// u = z^2 / (1 + z^2) in the place of scores z of keys that are `seen`, 0 in that of others.
+// u = z^2 / (1 + z^2) of scores z.
+HWY_INLINE Vector Similarity(Vector score) {
+  // 2^46: from there on 1 + z^2 rounds to z^2. Unbounded, z^2 overflows, and inf / inf is NaN, which is kept where it
+  // is the second operand.
+  const Vector square = hn::Min(hn::Set(D(), 70368744177664.0f), hn::Mul(score, score));
+  return hn::Mul(square, Invert(hn::Add(square, hn::Set(D(), 1.0f))));
+}
+
+// Similarities in the place of scores of keys that are `seen`, 0 in that of others.
 template <bool all_seen>
 HWY_INLINE void WeighExpressive(KeyRange range, KeyRange seen, float* scores, RowState& state) {
-  // 2^46: from there on 1 + z^2 rounds to z^2. Unbounded, z^2 overflows, and inf / inf is NaN.
-  const Vector limit = hn::Set(D(), 70368744177664.0f);
-  const Vector one = hn::Set(D(), 1.0f);
   Vector total = hn::Load(D(), state.total);
   for (Index key = range.first; key <= range.last; key += kLanes) {
-    const Vector score = hn::Load(D(), scores + key);
-    // A NaN is kept where it is the second operand.
-    const Vector square = hn::Min(limit, hn::Mul(score, score));
-    Vector weight = hn::Mul(square, Invert(hn::Add(square, one)));
+    Vector weight = Similarity(hn::Load(D(), scores + key));
     if (!all_seen) weight = hn::IfThenElseZero(SeenKeys(key, seen), weight);
     hn::Store(weight, D(), scores + key);
     total = hn::Add(total, weight);

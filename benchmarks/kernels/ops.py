@@ -1,0 +1,79 @@
+"""The ops: kernel beside function body, ONNX Runtime's fused softmax attention and the core's peak."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.kernels.graphs import Shape, fused_attention, our_attention
+from benchmarks.kernels.timing import time_calls
+
+OPS = ("ExpressiveAttention", "DotProductAttention")
+MIXED = tuple(np.random.default_rng(0).integers(8, 513, 32).tolist())
+SHAPES = (
+    *(Shape(lengths=(length,), head_size=size, causal=True) for size in (32, 64) for length in (256, 1024, 4096)),
+    *(Shape(lengths=(length,), head_size=64, causal=False) for length in (256, 1024, 4096)),
+    *(Shape(lengths=MIXED, head_size=size, causal=True) for size in (32, 64)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpFigures:
+    """One line of the table, in CPU seconds of one thread."""
+
+    op: str
+    shape: Shape
+    kernel: float
+    body: float
+    fused: dict[str, float]
+    """By ONNX Runtime's op; none for batches of several sequences."""
+    peak_share: float
+    """Multiply-adds of both products per second, by those that the core can do at most."""
+
+    @property
+    def body_ratio(self) -> float:
+        """How many times longer the body takes."""
+        return self.body / self.kernel
+
+    @property
+    def fused_ratio(self) -> float | None:
+        """The kernel's time by that of the faster of ONNX Runtime's ops."""
+        return self.kernel / min(self.fused.values()) if self.fused else None
+
+
+def measure_op(op: str, shape: Shape, library: Path, *, peak: float, rounds: int) -> OpFigures:
+    """Time one op on one shape."""
+    ours = {"kernel": our_attention(op, shape, library), "body": our_attention(op, shape, None)}
+    np.testing.assert_allclose(ours["kernel"](), ours["body"](), rtol=0, atol=1e-5)
+    fused = fused_attention(shape) if len(shape.lengths) == 1 else {}
+    seconds = time_calls({**ours, **fused}, rounds)
+    return OpFigures(
+        op=op,
+        shape=shape,
+        kernel=seconds["kernel"],
+        body=seconds["body"],
+        fused={name: seconds[name] for name in fused},
+        peak_share=shape.num_multiplications / seconds["kernel"] / peak,
+    )
+
+
+def format_ops(figures: list[OpFigures]) -> str:
+    """A table in markdown."""
+    lines = [
+        "| op | sequences | head size | | kernel ms | body / kernel | kernel / fused | share of peak |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for line in figures:
+        shape = line.shape
+        sequences = (
+            str(shape.lengths[0])
+            if len(shape.lengths) == 1
+            else f"{len(shape.lengths)} of {min(shape.lengths)}-{max(shape.lengths)}"
+        )
+        direction = "causal" if shape.causal else "bidirectional"
+        fused = "" if line.fused_ratio is None else f"{line.fused_ratio:.2f}"
+        lines.append(
+            f"| {line.op} | {sequences} | {shape.head_size} | {direction} | {line.kernel * 1e3:.3f} | "
+            f"{line.body_ratio:.1f} | {fused} | {line.peak_share:.0%} |"
+        )
+    return "\n".join(lines)
