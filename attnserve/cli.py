@@ -3,9 +3,11 @@
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import attnserve
 from attnserve.certificate import PRECISIONS
@@ -80,20 +82,28 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="inline the function bodies: no custom domain in the file, and no kernel can replace them",
     )
+    parser.add_argument(
+        "--twin",
+        metavar="VARIANT",
+        help="export REPOSITORY/model-VARIANT/version beside it: the same weights with that attention, such as "
+        "dot_product, to compare with",
+    )
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    from attnserve.export import export_checkpoint
+    from attnserve.export import export_checkpoint, place_twins
 
-    verified = export_checkpoint(
-        parsed.checkpoint,
-        parsed.destination,
-        precision=parsed.precision,
-        portable=parsed.portable,
-        report=lambda step, message: print(f"{step:<10} {message}", flush=True),
-    )
-    print(verified.table)
-    print(f"onnx ReferenceEvaluator, logits: {verified.reference_logits:.1e}")
+    for place, twin in place_twins(Path(parsed.destination), parsed.twin).items():
+        verified = export_checkpoint(
+            parsed.checkpoint,
+            place,
+            precision=parsed.precision,
+            portable=parsed.portable,
+            twin=twin,
+            report=lambda step, message: print(f"{step:<10} {message}", flush=True),
+        )
+        print(verified.table)
+        print(f"onnx ReferenceEvaluator, logits: {verified.reference_logits:.1e}")
     return 0
 
 
@@ -157,6 +167,8 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
+    # Before numpy is imported, whose products would take every core there is, beside those of --num-threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from attnserve.service.configuration import add_arguments
 
     parser.add_argument("repository", help="folder of bundles: REPOSITORY/model/version")

@@ -46,6 +46,8 @@ class Order:
     tokenizer: Path | None
     sha256: dict[str, str]
     """Of the files that the module was made of, by name."""
+    warnings: tuple[str, ...] = ()
+    """What a reader of its answers must know, besides what its layers say."""
     example: NDArray[Any] | None = None
     blocks: Sequence[str] | None = None
     projections: Sequence[str] | None = None
@@ -139,7 +141,7 @@ def _describe(
         portable=order.portable,
         files=files,
         card=order.card,
-        warnings=warnings_about(layers, order.interface),
+        warnings=(*order.warnings, *warnings_about(layers, order.interface)),
     )
 
 

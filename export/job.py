@@ -15,6 +15,7 @@ from attnserve.export.arguments import check_example, check_module, check_option
 from attnserve.export.build import Built, Order, Report, build
 from attnserve.export.describe import hash_state
 from attnserve.export.tokenizer import check_tokenizer
+from attnserve.export.twin import make_twin, warn_of_twin
 from attnserve.export.verify import Verified
 from attnserve.interface import Interface, check_choice
 from attnserve.models.checkpoint import load_checkpoint
@@ -29,6 +30,7 @@ def export_checkpoint(
     *,
     precision: str = "float32",
     portable: bool = False,
+    twin: str | None = None,
     report: Report = lambda *_: None,
 ) -> Verified:
     """Export `checkpoint` to the bundle folder `destination` = repository/<model>/<version>.
@@ -42,6 +44,7 @@ def export_checkpoint(
         precision: "float32", "float16" or "bfloat16" (CUDA only), of weights and activations; attention computes in
             float32 always. "int8" is of weights alone; all computes in float32.
         portable: inline the function bodies, so that the file has no custom domain; kernels cannot replace them then.
+        twin: a variant that takes the place of the attention of every layer, with the same weights.
         report: told each step as it begins, and what it does.
 
     Raises:
@@ -49,12 +52,12 @@ def export_checkpoint(
         ExportError: `destination` is not repository/<model>/<version>, exists or cannot be written.
         BundleError: the card holds what JSON cannot.
         VerificationError: the bundle does not answer as PyTorch does.
-        ValueError: there is no such precision.
+        ValueError: there is no such precision or twin.
     """
     place = Path(destination)
     check_choice("precision", precision, PRECISIONS)
     check_destination(place)
-    order = _read_order(Path(checkpoint), precision=precision, portable=portable, report=report)
+    order = _read_order(Path(checkpoint), precision=precision, portable=portable, twin=twin, report=report)
     return _publish(order, place, report)
 
 
@@ -165,7 +168,7 @@ def export_module(
     return _publish(order, place, report)
 
 
-def _read_order(source: Path, *, precision: str, portable: bool, report: Report) -> Order:
+def _read_order(source: Path, *, precision: str, portable: bool, report: Report, twin: str | None = None) -> Order:
     report("load", str(source))
     tokenizer = source / bundle.TOKENIZER_FILE
     if tokenizer.exists():
@@ -173,13 +176,14 @@ def _read_order(source: Path, *, precision: str, portable: bool, report: Report)
         check_tokenizer(tokenizer)
     loaded = load_checkpoint(source)
     return Order(
-        module=loaded.model,
+        module=loaded.model if twin is None else make_twin(loaded.model, twin),
         interface=loaded.model.config.interface,
         precision=precision,
         portable=portable,
         card=loaded.card,
         tokenizer=loaded.tokenizer,
         sha256={name: bundle.hash_file(source / name) for name in FILES if (source / name).exists()},
+        warnings=() if twin is None else (warn_of_twin(loaded.model, twin),),
     )
 
 
