@@ -6,7 +6,7 @@ Standard library only. A bundle holds
     model.onnx                           the graph; attention nodes of domain `attnserve`, each with a function body
     weights/<weighting>.onnx             scores and weights of chosen rows, from captured queries and keys
     weights/<weighting>.normaliser.onnx  the number each row is normalised by
-    weights/<weighting>.rows.onnx        both in one, for rows with all their keys; may be missing, and is twice as fast
+    weights/<weighting>.rows.onnx        weights of rows with all their keys, faster; may be missing
     golden.npz                           recorded truth (`attnserve.golden`)
     tokenizer.json                       only if the model reads text (`attnserve.text`)
     model.onnx.data                      only if the weights are large: they are here, not in model.onnx

@@ -44,8 +44,8 @@ class Weighing:
     """The weights graphs of one bundle.
 
     Args:
-        sessions: of the graphs, by path in the bundle. Without `rows_file` of a weighting, as in older bundles, its
-            other two graphs take twice the time.
+        sessions: of the graphs, by path in the bundle. Where `rows_file` of a weighting is missing, as in older
+            bundles, its other two graphs do the same in more than twice the time.
     """
 
     def __init__(self, sessions: Mapping[str, Any]) -> None:
@@ -76,20 +76,20 @@ class Weighing:
             return
         first, last = visible_keys(layer, steps, len(key))
         group = layer.num_heads // layer.num_key_heads
-        keys = np.ascontiguousarray(key[:, [head // group for head in heads]].transpose(1, 0, 2), np.float32)
-        queries = query[:, list(heads)].transpose(1, 0, 2).astype(np.float32)
+        # Heads first, in one copy.
+        keys = np.ascontiguousarray(key.transpose(1, 0, 2)[[head // group for head in heads]], np.float32)
+        queries = np.ascontiguousarray(query.transpose(1, 0, 2)[list(heads)], np.float32)
         block = _block_rows(len(heads) * len(key))
         for start in range(0, len(steps), block):
             rows = slice(start, min(start + block, len(steps)))
             columns = slice(int(first[rows].min()), int(last[rows].max()) + 1)
-            feeds: dict[str, NDArray[Any]] = {
-                "query": np.ascontiguousarray(queries[:, rows]),
-                "key": np.ascontiguousarray(keys[:, columns]),
-                "first_key": first[rows] - columns.start,
-                "last": last[rows] - columns.start,
-                "scale": np.array(layer.scale, np.float32),
-                "softcap": np.array(layer.softcap, np.float32),
-            }
+            feeds = _feeds(
+                layer,
+                np.ascontiguousarray(queries[:, rows]),
+                np.ascontiguousarray(keys[:, columns]),
+                first[rows] - columns.start,
+                last[rows] - columns.start,
+            )
             weights, scores = self._run(layer, feeds, with_scores)
             yield WeightRows(
                 rows=rows,
@@ -116,17 +116,43 @@ class Weighing:
             weights[:, block.rows, block.columns] = block.weights
         return weights
 
+    def normalise(
+        self,
+        layer: Layer,
+        query: NDArray[np.float32],
+        key: NDArray[np.float32],
+        *,
+        first: NDArray[np.int64],
+        last: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """What rows are normalised by, [H, Q].
+
+        Args:
+            layer: how the layer attends.
+            query: [H, Q, E], contiguous.
+            key: [H, C, E], contiguous: all keys that one of the rows may see.
+            first: [Q] first key that each row may see, counted from the first of these keys.
+            last: [Q] and the last.
+        """
+        feeds = _feeds(layer, query, key, first, last)
+        (normaliser,) = self._sessions[normaliser_file(layer.weighting)].run(None, feeds)
+        return normaliser  # type: ignore[no-any-return]
+
     def _run(
         self, layer: Layer, feeds: dict[str, NDArray[Any]], with_scores: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Weights, and scores if wanted, of one block."""
-        epsilon = np.array(layer.epsilon, np.float32)
-        in_one = self._sessions.get(rows_file(layer.weighting))
-        session = in_one or self._sessions[weights_file(layer.weighting)]
-        if in_one is None:
-            (feeds["normaliser"],) = self._sessions[normaliser_file(layer.weighting)].run(None, feeds)
+        feeds = {**feeds, "epsilon": np.array(layer.epsilon, np.float32)}
+        in_one = None if with_scores else self._sessions.get(rows_file(layer.weighting))
+        if in_one is not None:
+            (weights,) = in_one.run(["weights"], feeds)
+            return weights, None
+        normaliser = self._sessions[normaliser_file(layer.weighting)].run(
+            None, {name: array for name, array in feeds.items() if name != "epsilon"}
+        )
         names = ["weights", "scores"] if with_scores else ["weights"]
-        weights, *scores = session.run(names, {**feeds, "epsilon": epsilon})
+        session = self._sessions[weights_file(layer.weighting)]
+        weights, *scores = session.run(names, {**feeds, "normaliser": normaliser[0]})
         return weights, scores[0] if scores else None
 
 
@@ -138,6 +164,23 @@ def visible_keys(layer: Layer, steps: NDArray[np.int64], num_keys: int) -> tuple
         first = np.maximum(steps - layer.window + 1, 0)
         last = np.minimum(last, steps + layer.window - 1)
     return first, last
+
+
+def _feeds(
+    layer: Layer,
+    query: NDArray[np.float32],
+    key: NDArray[np.float32],
+    first: NDArray[np.int64],
+    last: NDArray[np.int64],
+) -> dict[str, NDArray[Any]]:
+    return {
+        "query": query,
+        "key": key,
+        "first_key": first,
+        "last": last,
+        "scale": np.array(layer.scale, np.float32),
+        "softcap": np.array(layer.softcap, np.float32),
+    }
 
 
 def _block_rows(num_numbers: int) -> int:

@@ -6,7 +6,8 @@ memory that does not grow with N x N. Three per weighting:
     <weighting>.normaliser.onnx  query [H, Q, E], key [H, K, E], first_key [Q], last [Q], scale, softcap
                                  -> normaliser [H, Q] (softmax: log-sum-exp; expressive: row sum), in blocks of keys
     <weighting>.onnx             the same, epsilon and normaliser -> scores [H, Q, K], weights [H, Q, K]
-    <weighting>.rows.onnx        the same without normaliser, for rows with all keys that they may see: half the work
+    <weighting>.rows.onnx        the same without normaliser -> weights [H, Q, K], of rows with all keys that they may
+                                 see, of which each has one: less than half the work of the other two
 
 `first_key` and `last` are the first and last key that each row may see. Key heads are repeated by the caller.
 """
@@ -155,12 +156,17 @@ def softmax_rows(
     scale: FLOAT,
     softcap: FLOAT,
     epsilon: FLOAT,  # noqa: ARG001 - fed to every weighting; this one has none
-) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
-    """Scores, and their softmax over the keys of the row; all 0 for a row without keys."""
-    scores = score(query, key, scale, softcap)
+) -> FLOAT["H", "Q", "K"]:
+    """Softmax of the scores over the keys of the row, of which there is at least one."""
+    plain = op.MatMul(query * scale, op.Transpose(key, perm=[0, 2, 1]))
     allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
-    weights = op.Where(allowed, op.Softmax(op.Where(allowed, scores, LOWEST), axis=-1), 0.0)
-    return scores, weights
+    # Masked in either branch: what a branch passes on is a copy, and `score` would make one more.
+    if softcap > 0.0:
+        masked = op.Where(allowed, softcap * op.Tanh(plain / softcap), LOWEST)
+    else:
+        masked = op.Where(allowed, plain, LOWEST)
+    weights = op.Softmax(masked, axis=-1)
+    return weights
 
 
 @script(PARTS, default_opset=op)
@@ -172,14 +178,18 @@ def expressive_rows(
     scale: FLOAT,
     softcap: FLOAT,
     epsilon: FLOAT,
-) -> tuple[FLOAT["H", "Q", "K"], FLOAT["H", "Q", "K"]]:
-    """Scores, and u / (epsilon + sum of u); all 0 where that sum is 0."""
-    scores = score(query, key, scale, softcap)
+) -> FLOAT["H", "Q", "K"]:
+    """Weights u / (epsilon + sum of u); all 0 where that sum is 0."""
+    plain = op.MatMul(query * scale, op.Transpose(key, perm=[0, 2, 1]))
     allowed = allow(first_key, last, 0, op.Squeeze(op.Shape(key, start=1, end=2)))
-    similarities = similarity(scores, allowed)
+    # As in `softmax_rows`.
+    if softcap > 0.0:
+        similarities = similarity(softcap * op.Tanh(plain / softcap), allowed)
+    else:
+        similarities = similarity(plain, allowed)
     total = op.ReduceSum(similarities, [-1], keepdims=1) + epsilon
     weights = similarities / op.Where(total > 0.0, total, 1.0)
-    return scores, weights
+    return weights
 
 
 WEIGHTS: dict[str, OnnxFunction] = {"softmax": softmax_weights, "expressive": expressive_weights}

@@ -45,8 +45,7 @@ def run(implementation: Implementation, weighting: str, feeds: Feeds) -> dict[st
         {name: array for name, array in feeds.items() if name != "epsilon"}
     )
     scores, weights = open_graph(implementation, weighting, "weights")({**feeds, "normaliser": normaliser})
-    scores_of_rows, rows = open_graph(implementation, weighting, "rows")(feeds)
-    np.testing.assert_array_equal(scores_of_rows, scores)
+    (rows,) = open_graph(implementation, weighting, "rows")(feeds)
     return {"normaliser": normaliser, "scores": scores, "weights": weights, "rows": rows}
 
 
@@ -154,8 +153,7 @@ def test_rows_without_allowed_keys_are_all_zero(num_keys: int, weighting: str, i
     feeds["first_key"][2:4] = [num_keys - 1, 1]
     feeds["last"][2:4] = [num_keys - 2, 0]
     answer = run(implementation, weighting, feeds)
-    for name in ("weights", "rows"):
-        assert (answer[name][:, 2:4] == 0).all()
+    assert (answer["weights"][:, 2:4] == 0).all()
     expected = -np.inf if weighting == "softmax" else 0
     assert (answer["normaliser"][:, 2:4] == expected).all()
     # Their neighbours are none the worse.
