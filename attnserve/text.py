@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import MAX_TOKENIZER_BYTES
 from attnserve.interface import Interface
 from attnserve.records import RecordError, read_text
 
+MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
 Span = tuple[int, int]
 
 
@@ -67,6 +67,11 @@ class TextReader:
     def num_ids(self) -> int:
         """One more than the largest id it can give."""
         return 1 + max((*self._tokenizer.get_vocab(with_added_tokens=True).values(), *self._always), default=-1)
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of tokens that stand for no text, such as a separator."""
+        return [index for index, token in self._added.items() if token.special]
 
     def encode(self, text: str) -> Encoded:
         """Turn a text into ids, with the tokens that the tokenizer's post-processor adds.

@@ -1,6 +1,7 @@
 """Answers: what a request becomes before and when it is written in a format."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,21 +12,25 @@ from numpy.typing import NDArray
 
 from attnserve.bundle import Manifest
 from attnserve.service.engine import Answer
+from attnserve.service.entries import add_entries, describe_question, list_places
 from attnserve.service.formats.coding import SCALE, code
 from attnserve.service.formats.headers import describe_array, describe_coding, describe_layers, describe_selection
 from attnserve.service.formats.negotiation import JSON, PNG
 from attnserve.service.formats.picture import MAX_PANELS, Panel, draw_panels
 from attnserve.service.formats.respond import respond
 from attnserve.service.formats.tensors import Written, write_tensors
+from attnserve.service.heads import Heads
+from attnserve.service.layout import coding_of
 from attnserve.service.prediction import render_prediction
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import Invalid, TooLarge
-from attnserve.service.selection import Selection
+from attnserve.service.question import MAPS, Question
 from attnserve.service.sequences import Reader
 
 Arrays = list[dict[str, NDArray[np.floating[Any]]]]
 
-AXES = ("layer", "head", "query", "key")
+# Of a picture whose panels are no grid of layers and heads.
+MAX_COLUMNS = 16
 
 
 # Without a repr: it is user data.
@@ -63,24 +68,22 @@ def describe_answer(
     if attention is not None or request.has_text:
         document["tokens"] = [reader.list_tokens(read) for read in request.inputs]
     if attention is not None:
-        document |= {
-            "quantity": attention.quantity,
-            "causal": manifest.causal,
-            "layers": attention.layers,
-            "variants": [manifest.layers[layer].variant for layer in attention.layers],
-            "heads": attention.heads,
-            "queries": [steps.tolist() for steps in attention.queries],
-        }
+        document |= describe_question(request, manifest.layers, causal=manifest.causal)
     return document
 
 
-def describe_headers(manifest: Manifest, attention: Selection) -> dict[str, str]:
+def describe_headers(manifest: Manifest, question: Question) -> dict[str, str]:
     """The same about the arrays in short, for whoever reads no body."""
-    selected = {"layers": attention.layers, "heads": attention.heads}
-    if len(attention.queries) == 1:
-        selected["queries"] = attention.queries[0].tolist()
-    layers = [manifest.layers[index] for index in attention.layers]
+    selected = {} if question.is_paired else {"layers": question.layers, "heads": question.heads}
+    if len(question.queries) == 1:
+        selected["queries"] = question.queries[0].tolist()
+    layers = [manifest.layers[index] for index in question.layers]
     return {**describe_layers(layers, causal=manifest.causal), **describe_selection(**selected)}
+
+
+def has_picture(question: Question) -> bool:
+    """Whether the answer is maps, which can be drawn."""
+    return question.quantity in (*MAPS, "received", "rollout") and not question.is_sparse
 
 
 def check_picture(request: PredictRequest) -> None:
@@ -90,43 +93,43 @@ def check_picture(request: PredictRequest) -> None:
         Invalid: several sequences.
         TooLarge: more maps than one can look at.
     """
-    attention = request.attention
-    assert attention is not None
+    assert request.attention is not None
     if len(request.inputs) > 1:
         raise Invalid.about("sequences", f"a picture shows one sequence, got {len(request.inputs)}")
-    num_maps = len(attention.layers) * len(attention.heads)
+    num_maps = math.prod(Heads(request.attention).shape)
     if num_maps > MAX_PANELS:
         message = f"a picture shows at most {MAX_PANELS} maps, got {num_maps}; ask for fewer layers or heads"
         raise TooLarge.about("layers", message)
 
 
-def write_answer(content: Content, attention: Selection, media_type: str, encoding: str) -> Response:
+def write_answer(content: Content, question: Question, media_type: str, encoding: str) -> Response:
     """The answer on the wire.
 
     Args:
         content: what it says.
-        attention: that was asked about.
+        question: that was asked about attention.
         media_type: one of `negotiation.FORMATS`.
         encoding: how to compress it.
     """
-    is_map = attention.quantity != "diagnostics"
     if media_type == JSON:
-        return respond(_write_json(content, attention), media_type, encoding)
+        document = add_entries(content.document, question, content.arrays)
+        return respond(Written(parts=[_dump(document)]), media_type, encoding)
     if media_type == PNG:
-        return respond(_draw(content), media_type, encoding, content.headers)
+        return respond(_draw(content, question), media_type, encoding, content.headers)
     named, row_error = {}, 0.0
     for index, by_name in enumerate(content.arrays):
         for name, array in by_name.items():
-            coded = code(array, attention.dtype if is_map else "float32")
+            coded = code(array, coding_of(question, name))
             named[f"sequences.{index}.{name}"] = coded.values
             if coded.scale is not None:
                 named[f"sequences.{index}.{name}.{SCALE}"] = coded.scale
             row_error = max(row_error, coded.row_error)
     headers = dict(content.headers)
-    if is_map:
-        headers |= describe_coding(attention.dtype, row_error)
-        if len(content.arrays) == 1:
-            headers |= describe_array(content.arrays[0][attention.quantity].shape, AXES)
+    if question.quantity != "diagnostics":
+        headers |= describe_coding(question.dtype, row_error)
+        if len(content.arrays) == 1 and question.quantity in content.arrays[0]:
+            shape = content.arrays[0][question.quantity].shape
+            headers |= describe_array(shape, content.document["axes"][question.quantity])
     return respond(write_tensors(content.document, named, media_type), media_type, encoding, headers)
 
 
@@ -135,48 +138,15 @@ def write_predictions(document: dict[str, Any]) -> Response:
     return Response(_dump(document), media_type=JSON)
 
 
-def _write_json(content: Content, attention: Selection) -> Written:
-    """Everything as JSON; numbers are float32 in shortest exact form, never rounded."""
-    is_map = attention.quantity != "diagnostics"
-    entries = list(_list_maps(content, attention) if is_map else _list_diagnostics(content, attention))
-    return Written(parts=[_dump({**content.document, "maps" if is_map else "diagnostics": entries})])
-
-
-def _draw(content: Content) -> Written:
-    document, ((weights, *_), *_) = content.document, [list(by_name.values()) for by_name in content.arrays]
-    panels = [
-        Panel(title=f"layer {layer} head {head}", values=weights[row, column])
-        for row, layer in enumerate(document["layers"])
-        for column, head in enumerate(document["heads"])
-    ]
+def _draw(content: Content, question: Question) -> Written:
+    document, array = content.document, content.arrays[0][question.quantity]
+    panels = []
+    for place in list_places(question):
+        sides = [f"{side} {place[side]}" for side in ("layer", "head") if place[side] is not None]
+        panels.append(Panel(title=" ".join(sides), values=np.atleast_2d(array[place["at"]])))
+    num_columns = array.shape[1] if document["axes"][question.quantity][1:2] == ("head",) else len(panels)
     caption = f"{document['model']} version {document['version']}: {document['quantity']}"
-    return Written(parts=[draw_panels(panels, num_columns=len(document["heads"]), caption=caption)])
-
-
-def _list_maps(content: Content, attention: Selection) -> Iterator[dict[str, Any]]:
-    for sequence, by_name in enumerate(content.arrays):
-        for row, layer in enumerate(attention.layers):
-            for column, head in enumerate(attention.heads):
-                yield {
-                    "sequence": sequence,
-                    "layer": layer,
-                    "head": head,
-                    "queries": content.document["queries"][sequence],
-                    "weights": np.ascontiguousarray(by_name["weights"][row, column]),
-                }
-
-
-def _list_diagnostics(content: Content, attention: Selection) -> Iterator[dict[str, Any]]:
-    for sequence, by_name in enumerate(content.arrays):
-        for row, layer in enumerate(attention.layers):
-            for column, head in enumerate(attention.heads):
-                yield {
-                    "sequence": sequence,
-                    "layer": layer,
-                    "head": head,
-                    "variant": content.document["variants"][row],
-                    **{name: array[row, column] for name, array in by_name.items()},
-                }
+    return Written(parts=[draw_panels(panels, num_columns=min(num_columns, MAX_COLUMNS), caption=caption)])
 
 
 def _dump(document: dict[str, Any]) -> bytes:

@@ -1,75 +1,94 @@
-"""Attention: diagnostics and weights, recomputed from captures for exactly what was asked.
+"""Attention: what a question needs, how large its answer is, and the answer, from the captures of a forward pass."""
 
-Rows are queries. Definitions (w the weights of a row i, all averaged over the query rows asked for):
-
-    entropy_bits        -sum w log2 w
-    entropy_normalised  entropy_bits / log2(keys the row may see), over rows that see at least two; else null
-    distance            sum w |i - j|
-    sink                w of the first key of the sequence
-    previous_token      w of key i - 1, over rows that have one; else null
-    self                w of key i
-    received            per key: mean w over the asked rows that may see it; null where none may
-"""
-
-from collections.abc import Iterator
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import Manifest
-from attnserve.runtime import Runtime
+from attnserve.bundle import Layer, Manifest
+from attnserve.service.ablation import measure_importance
+from attnserve.service.attended import Attended
+from attnserve.service.diagnostics import DIAGNOSTICS, diagnose
 from attnserve.service.engine import Answer
-from attnserve.service.formats.coding import DTYPES
+from attnserve.service.heads import Heads
+from attnserve.service.layout import lay_out
+from attnserve.service.maps import compute_maps
+from attnserve.service.measures import mean_cosine
+from attnserve.service.passes import Head, list_ablations
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import TooLarge
-from attnserve.service.selection import MAX_ENTRIES, Selection
-from attnserve.weighing import WeightRows
+from attnserve.service.question import MAPS, Question
+from attnserve.service.rollout import compute_rollout
+from attnserve.service.selection import MAX_ENTRIES
+from attnserve.weighing import Weighing, visible_keys
 
-NAMES = {"entropy": ("entropy_bits", "entropy_normalised")}
 WIDE_HINT = "ask for fewer layers, heads or queries, or send Accept: application/x-safetensors"
-TINY = np.finfo(np.float32).tiny
-# Weights computed for one answer, kept or not: tens of seconds of one core.
+# Weights computed for one answer, kept or not: seconds of one core.
 MAX_WEIGHTS = 1 << 30
+# Passes without some head, beside the one that answers: each is as much work, and its logits are kept to the end.
+MAX_ABLATIONS = 4096
+NO_ABLATIONS: Mapping[Head, Sequence[Answer]] = {}
 # Of one token of a continuation: its entry in the answer, until that is sent.
 CONTINUED_BYTES = 512
 
 
-def captures_for(manifest: Manifest, attention: Selection) -> frozenset[str]:
-    """Outputs a forward pass must capture to answer `attention`."""
-    return frozenset(manifest.layers[layer].captures[kind] for layer in attention.layers for kind in ("query", "key"))
+def captures_for(manifest: Manifest, question: Question) -> frozenset[str]:
+    """Outputs that a forward pass must capture to answer `question`."""
+    kinds = {"query", "key"}
+    if question.quantity == "diagnostics":
+        has_rows = any(DIAGNOSTICS[name].axis not in ("layer", "ablation") for name in question.diagnostics)
+        kinds = kinds if has_rows or question.is_compared else set()
+        kinds |= {"hidden"} if "collapse" in question.diagnostics else set()
+    elif question.quantity in ("weighted", "qk"):
+        kinds.add("value_norm")
+    elif question.quantity == "metric":
+        kinds = {"metric"}
+    captured = (manifest.layers[index].captures for index in set(question.layers))
+    return frozenset(names[kind] for names in captured for kind in kinds if kind in names)
 
 
-def measures_of(attention: Selection) -> list[str]:
-    """Names of the measures in the answer."""
-    return [measure for name in attention.diagnostics for measure in NAMES.get(name, (name,))]
-
-
-def check_size(request: PredictRequest, *, as_json: bool, max_response_bytes: int) -> None:
+def check_size(request: PredictRequest, layers: Sequence[Layer], *, as_json: bool, max_response_bytes: int) -> None:
     """Refuse an answer that would be too large, before any work.
 
     Raises:
         TooLarge: names what there is too much of, the limit and a cheaper way to ask.
     """
-    attention = request.attention
-    assert attention is not None
-    lengths = request.lengths
-    num_pairs = sum(len(steps) * length for steps, length in zip(attention.queries, lengths, strict=True))
-    num_values = _count_values(request)
-    value_bytes = DTYPES[attention.dtype].itemsize if attention.quantity == "weights" else 4
+    question = request.attention
+    assert question is not None
+    tensors = [tensor for one in lay_out(question, layers, request.lengths) for tensor in one]
+    num_values = sum(tensor.num_values for tensor in tensors)
     if as_json and num_values > MAX_ENTRIES:
         raise TooLarge.about(
             "queries", f"a JSON answer may hold at most {MAX_ENTRIES} numbers, this one needs {num_values}; {WIDE_HINT}"
         )
-    if num_values * value_bytes > max_response_bytes:
-        is_wide = attention.quantity == "weights" and value_bytes > 1
+    num_bytes = sum(tensor.num_bytes for tensor in tensors)
+    if num_bytes > max_response_bytes:
+        is_wide = question.quantity in MAPS and question.dtype != "uint8_sqrt"
         narrower = ", or send dtype float16 or uint8_sqrt" if is_wide else ""
         raise TooLarge.about(
             "queries",
-            f"an answer may hold at most {max_response_bytes} bytes, this one needs {num_values * value_bytes}; "
+            f"an answer may hold at most {max_response_bytes} bytes, this one needs {num_bytes}; "
             f"ask for fewer layers, heads or queries{narrower}",
         )
-    num_weights = len(set(attention.layers)) * len(set(attention.heads)) * num_pairs
+    whole = count_joined(question, request.lengths)
+    if 4 * whole > max_response_bytes:
+        raise TooLarge.about(
+            "reduce",
+            f"maps that are put together before they are cut down may take {max_response_bytes} bytes, these need "
+            f"{4 * whole}; ask for fewer queries or keys",
+        )
+    num_sides = 1 if question.compare is None else 2
+    num_passes = num_sides * len(list_ablations(request)) * len(request.inputs)
+    if num_passes > MAX_ABLATIONS:
+        raise TooLarge.about(
+            "diagnostics",
+            f"sequences x heads whose importance is measured may be at most {MAX_ABLATIONS}, got {num_passes}; "
+            "ask for fewer at a time",
+        )
+    num_weights = count_weights(question, request.lengths)
     if num_weights > MAX_WEIGHTS:
         raise TooLarge.about(
             "queries",
@@ -78,124 +97,158 @@ def check_size(request: PredictRequest, *, as_json: bool, max_response_bytes: in
         )
 
 
-def answer_bytes(request: PredictRequest) -> int:
-    """Memory of what is computed for an answer about attention, until it is sent: as it is, coded, and as a body."""
-    attention = request.attention
-    if attention is None:
+def count_weights(question: Question, lengths: Sequence[int]) -> int:
+    """Weights that are computed, whether shown or only measured; those that no row may see included."""
+    if question.quantity in ("qk", "metric"):
         return 0
-    coded = DTYPES[attention.dtype].itemsize if attention.quantity == "weights" else 4
-    return _count_values(request) * (4 + 2 * coded)
+    if question.quantity == "diagnostics" and not rows_of(question.diagnostics):
+        return 0
+    rows = lengths if question.quantity == "rollout" else [len(steps) for steps in question.queries]
+    # Compared: those of both sides, and both once more for their divergence.
+    sides = 1 if question.compare is None else 4
+    return sides * Heads(question).num_pairs * sum(num * length for num, length in zip(rows, lengths, strict=True))
+
+
+def count_joined(question: Question, lengths: Sequence[int]) -> int:
+    """Numbers of the longest sequence's maps that must be whole before they can be cut down."""
+    heads = Heads(question)
+    if not question.is_sparse or not (heads.is_reduced or question.quantity == "rollout"):
+        return 0
+    num_maps = 1 if question.quantity == "rollout" else heads.num_targets
+    sizes = zip(question.queries, question.num_keys(lengths), strict=True)
+    return num_maps * max(len(queries) * num_keys for queries, num_keys in sizes)
+
+
+def answer_bytes(request: PredictRequest, layers: Sequence[Layer]) -> int:
+    """Memory of what is computed for an answer about attention, until it is sent: as it is, coded, and as a body."""
+    assert request.attention is not None
+    layout = lay_out(request.attention, layers, request.lengths)
+    return sum(4 * tensor.num_values + 2 * tensor.num_bytes for tensors in layout for tensor in tensors)
 
 
 def held_bytes(request: PredictRequest, manifest: Manifest) -> int:
     """Memory that `request` takes until it is answered: its inputs, logits and captures, and what it goes on with."""
     num_logits = manifest.num_outputs * sum(len(steps) for steps in request.positions)
-    layers = () if request.attention is None else set(request.attention.layers)
-    per_row = sum(
-        (manifest.layers[index].num_heads + manifest.layers[index].num_key_heads) * manifest.layers[index].head_size
-        for index in layers
-    )
+    num_logits *= 1 + len(list_ablations(request))
+    captures = frozenset() if request.attention is None else captures_for(manifest, request.attention)
+    per_row = sum(math.prod(map(int, tensor.shape[1:])) for tensor in manifest.outputs if tensor.name in captures)
     going_on = 0 if request.continuation is None else request.continuation.num_tokens * len(request.inputs)
     num_bytes = sum(read.num_bytes for read in request.inputs) + CONTINUED_BYTES * going_on
     return num_bytes + 4 * (num_logits + per_row * sum(request.lengths))
 
 
-def _count_values(request: PredictRequest) -> int:
-    """Numbers in an answer about attention."""
-    attention = request.attention
-    assert attention is not None
-    num_heads = len(attention.layers) * len(attention.heads)
-    if attention.quantity == "weights":
-        num_pairs = (len(steps) * length for steps, length in zip(attention.queries, request.lengths, strict=True))
-        return num_heads * sum(num_pairs)
-    measures = measures_of(attention)
-    has_received = "received" in measures
-    per_sequence = (len(measures) - has_received + has_received * length for length in request.lengths)
-    return num_heads * sum(per_sequence)
-
-
 def compute_arrays(
-    runtime: Runtime, request: PredictRequest, answers: list[Answer]
-) -> list[dict[str, NDArray[np.floating[Any]]]]:
-    """Per sequence, the arrays asked for, layers and heads in the order asked for.
+    weighing: Weighing,
+    layers: Sequence[Layer],
+    request: PredictRequest,
+    answers: Sequence[Answer],
+    without: Mapping[Head, Sequence[Answer]] = NO_ABLATIONS,
+) -> list[dict[str, NDArray[Any]]]:
+    """Per sequence, the tensors that `lay_out` describes, of this side of a comparison.
 
-    `weights [layers, heads, queries, keys]`, or one `[layers, heads]` array per measure (`received`:
-    `[layers, heads, keys]`). NaN stands for "no row qualifies" and is null in JSON.
+    NaN stands for "no row qualifies", and for scores that there are not; both are null in JSON.
+
+    Args:
+        weighing: of the bundle that answered.
+        layers: of its model.
+        request: with a question about attention.
+        answers: with the captures that `captures_for` names.
+        without: answers without one head each, for the importance of heads.
     """
-    attention = request.attention
-    assert attention is not None
-    # Each layer and head once, however often it is named: a list of one head ten thousand times is a short body.
-    layers = sorted(set(attention.layers))
-    heads, place_of_head = np.unique(attention.heads, return_inverse=True)
-    place_of_layer = np.searchsorted(layers, attention.layers)
+    assert request.attention is not None
+    question = dataclasses.replace(request.attention, compare=None)
     results = []
-    for length, steps, answer in zip(request.lengths, attention.queries, answers, strict=True):
-        per_layer: list[dict[str, NDArray[Any]]] = []
-        for index in layers:
-            layer = runtime.manifest.layers[index]
-            query = answer.captures[layer.captures["query"]][steps]
-            key = answer.captures[layer.captures["key"]]
-            if attention.quantity == "weights":
-                weights = runtime.weighing.weigh_all(layer, query, key, steps=steps, heads=heads.tolist())
-                per_layer.append({"weights": weights})
-            else:
-                blocks = runtime.weighing.weigh(layer, query, key, steps=steps, heads=heads.tolist())
-                per_layer.append(diagnose(blocks, attention.diagnostics, length))
-        results.append(
-            {
-                name: np.stack([arrays[name] for arrays in per_layer])[np.ix_(place_of_layer, place_of_head)]
-                for name in per_layer[0]
-            }
-        )
+    for index, tensors in enumerate(lay_out(question, layers, request.lengths)):
+        attended = make_attended(weighing, layers, request, index, answers[index])
+        arrays = COMPUTE.get(question.quantity, compute_maps)(attended)
+        if "importance" in question.diagnostics:
+            arrays |= measure_importance(question, index, answers[index], without)
+        assert {name: array.shape for name, array in arrays.items()} == {one.name: one.shape for one in tensors}
+        results.append({one.name: _to_array(arrays[one.name]) for one in tensors})
     return results
 
 
-def diagnose(
-    blocks: Iterator[WeightRows], diagnostics: tuple[str, ...], num_keys: int
-) -> dict[str, NDArray[np.float32]]:
-    """Measures of one layer, [heads] each (`received`: [heads, keys]), in the order asked for."""
-    sums: dict[str, Any] = {}
-    counts: dict[str, Any] = {}
-
-    def add(name: str, values: Any, count: Any) -> None:
-        sums[name] = sums.get(name, 0.0) + values
-        counts[name] = counts.get(name, 0) + count
-
-    for block in blocks:
-        weights, steps = block.weights, block.steps
-        keys = np.arange(block.columns.start, block.columns.stop)
-        if "entropy" in diagnostics:
-            # A weight of 0 adds 0 times a finite number. Not `where=`, which is ten times slower.
-            entropy = -np.einsum("hqk,hqk->hq", weights, np.log2(np.maximum(weights, TINY)))
-            num_seen = block.last_key - block.first_key + 1
-            add("entropy_bits", entropy.sum(1, dtype=np.float64), len(steps))
-            several = num_seen > 1
-            normalised = entropy[:, several] / np.log2(num_seen[several])
-            add("entropy_normalised", normalised.sum(1), several.sum())
-        if "distance" in diagnostics:
-            distance = np.abs(steps[:, None] - keys).astype(np.float32)
-            add("distance", np.einsum("hqk,qk->hq", weights, distance).sum(1, dtype=np.float64), len(steps))
-        if "sink" in diagnostics:
-            add("sink", _weights_at(block, np.zeros_like(steps)).sum(1, dtype=np.float64), len(steps))
-        if "previous_token" in diagnostics:
-            later = steps > 0
-            previous = _weights_at(block, steps - 1)[:, later]
-            add("previous_token", previous.sum(1, dtype=np.float64), later.sum())
-        if "self" in diagnostics:
-            add("self", _weights_at(block, steps).sum(1, dtype=np.float64), len(steps))
-        if "received" in diagnostics:
-            total, count = np.zeros((len(weights), num_keys)), np.zeros(num_keys)
-            total[:, block.columns] = weights.sum(1)
-            count[block.columns] = ((keys >= block.first_key[:, None]) & (keys <= block.last_key[:, None])).sum(0)
-            add("received", total, count)
-    ordered = [measure for name in diagnostics for measure in NAMES.get(name, (name,))]
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: no row qualified
-        return {name: (sums[name] / counts[name]).astype(np.float32) for name in ordered}
+def _to_array(values: NDArray[Any]) -> NDArray[Any]:
+    """Row by row, floating numbers in float32."""
+    # Not `ascontiguousarray`, which makes a list of one of a number.
+    return np.asarray(values, None if values.dtype.kind == "i" else np.float32, order="C")
 
 
-def _weights_at(block: WeightRows, keys: NDArray[np.int64]) -> NDArray[np.float32]:
-    """[H, Q] weight of one key per row; 0 where that is out of sight, or no key at all."""
-    columns = keys - block.columns.start
-    inside = (columns >= 0) & (columns < block.weights.shape[2])
-    picked: NDArray[np.float32] = block.weights[:, np.arange(len(columns)), np.where(inside, columns, 0)] * inside
-    return picked
+def make_attended(
+    weighing: Weighing, layers: Sequence[Layer], request: PredictRequest, index: int, answer: Answer
+) -> Attended:
+    """One sequence of a request, with what was captured of it; arguments as `compute_arrays`."""
+    assert request.attention is not None
+    values = request.inputs[index].values
+    return Attended(
+        weighing=weighing,
+        layers=layers,
+        question=request.attention,
+        index=index,
+        length=len(values),
+        captures=answer.captures,
+        ids=values if values.ndim == 1 else None,
+    )
+
+
+def rows_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Diagnostics among `names` that rows of weights are computed for."""
+    return tuple(name for name in names if DIAGNOSTICS[name].axis not in ("layer", "ablation"))
+
+
+def compute_diagnostics(attended: Attended) -> dict[str, NDArray[Any]]:
+    """Measures of the heads and layers asked for."""
+    question, heads = attended.question, Heads(attended.question)
+    names = rows_of(question.diagnostics)
+    with_scores = any(DIAGNOSTICS[name].needs_scores for name in names)
+    found: dict[str, NDArray[Any]] = {}
+    if names:
+        per_layer = [
+            diagnose(attended.weigh(layer, some, with_scores=with_scores), names, len(some), attended.about)
+            for layer, some in heads.by_layer.items()
+        ]
+        found = {
+            measure: heads.expand(np.concatenate([measures[measure] for measures in per_layer]))
+            for measure in per_layer[0]
+        }
+    if "head_distance" in found:
+        found["head_distance"] = heads.expand_others(found["head_distance"])
+    if "collapse" in question.diagnostics:
+        kept = np.ones(attended.length, np.bool_)
+        if question.special_tokens != "keep":
+            kept = ~question.special[attended.index]
+        found["collapse"] = heads.expand_layers(
+            {layer: np.float32(mean_cosine(attended.capture(layer, "hidden")[kept])) for layer in heads.by_layer}
+        )
+    return found
+
+
+def compute_captures(attended: Attended) -> dict[str, NDArray[Any]]:
+    """Queries and keys, or metrics, of the heads asked for."""
+    question = attended.question
+    steps, heads = attended.queries, question.heads
+    keys = np.arange(attended.length) if question.keys is None else question.keys[attended.index]
+    found: dict[str, NDArray[Any]] = {}
+    for index in dict.fromkeys(question.layers):
+        layer, prefix = attended.layers[index], f"layers.{index}."
+        group = layer.num_heads // layer.num_key_heads
+        key_heads = [head // group for head in heads]
+        if question.quantity == "metric":
+            if "metric" in layer.captures:
+                found[f"{prefix}metric"] = attended.capture(index, "metric")[steps][:, key_heads].swapaxes(0, 1)
+            continue
+        query, key = attended.capture(index, "query")[steps][:, heads], attended.capture(index, "key")[:, key_heads]
+        query, key = (np.ascontiguousarray(array.swapaxes(0, 1), np.float32) for array in (query, key))
+        found[f"{prefix}query"], found[f"{prefix}key"] = query, key[:, keys]
+        first, last = visible_keys(layer, steps, attended.length)
+        found[f"{prefix}normaliser"] = attended.weighing.normalise(layer, query, key, first=first, last=last)
+        found[f"{prefix}value_norm"] = attended.capture(index, "value_norm")[keys][:, heads].T
+    return found
+
+
+COMPUTE = {
+    "diagnostics": compute_diagnostics,
+    "rollout": compute_rollout,
+    "qk": compute_captures,
+    "metric": compute_captures,
+}

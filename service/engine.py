@@ -36,6 +36,8 @@ class Job:
     """[P] steps whose logits are wanted."""
     captures: frozenset[str] = frozenset()
     """Names of the outputs to capture over all steps."""
+    head_scale: NDArray[np.float32] | None = None
+    """[layers, heads] factor on every head's output; None is 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -125,14 +127,28 @@ class Engine:
         return passed
 
     def run(self, jobs: Sequence[Job]) -> list[Answer]:
-        """Answer the jobs from one run, in their order."""
+        """Answer the jobs, in their order: from one run, or one per `head_scale`, of which a run has one."""
+        by_scale: dict[bytes, list[int]] = {}
+        for place, job in enumerate(jobs):
+            by_scale.setdefault(b"" if job.head_scale is None else job.head_scale.tobytes(), []).append(place)
+        if len(by_scale) == 1:
+            return self._run(jobs)
+        answers: dict[int, Answer] = {}
+        for places in by_scale.values():
+            answers |= zip(places, self._run([jobs[place] for place in places]), strict=True)
+        return [answers[place] for place in range(len(jobs))]
+
+    def _run(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Answer jobs of one `head_scale` from one run."""
         begin = time.perf_counter()
         feeds = form_feeds(jobs)
         packed = time.perf_counter()
         shrink = begin - self._shrunk > SHRINK_SECONDS
         if shrink:
             self._shrunk = begin
-        outputs = self.runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, shrink=shrink)
+        outputs = self.runtime.run(
+            feeds.packed, feeds.rows, feeds.outputs, feeds.capture, jobs[0].head_scale, shrink=shrink
+        )
         self.observer.ran(
             BatchRun(
                 lengths=feeds.packed.lengths,

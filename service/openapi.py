@@ -134,6 +134,16 @@ PREDICTED: dict[str, Any] = {
     "predictions": [{"positions": [7], "top": [ENTRIES]}],
     "warnings": [],
 }
+MEASURED = {
+    "entropy_bits": 0.8765073,
+    "entropy_normalised": 0.40178007,
+    "distance": 0.91466475,
+    "sink": 0.21883543,
+    "self": 0.7768908,
+    "previous_token": 0.044021115,
+    "duplicate_token": 0.009024833,
+    "induction": 0.007859675,
+}
 ATTENDED: dict[str, Any] = {
     **PREDICTED,
     "tokens": [[{"id": index, "text": f"s{index}", "span": None} for index in (3, 1, 4, 1, 5, 2, 6, 5)]],
@@ -143,20 +153,9 @@ ATTENDED: dict[str, Any] = {
     "variants": ["expressive"],
     "heads": [0],
     "queries": [[0, 1, 2, 3, 4, 5, 6, 7]],
-    "diagnostics": [
-        {
-            "sequence": 0,
-            "layer": 0,
-            "head": 0,
-            "variant": "expressive",
-            "entropy_bits": 0.8765073,
-            "entropy_normalised": 0.40178007,
-            "distance": 0.9146648,
-            "sink": 0.21883543,
-            "previous_token": 0.044021115,
-            "self": 0.7768908,
-        }
-    ],
+    "axes": {**dict.fromkeys(MEASURED, ("layer", "head")), "collapse": ("layer",)},
+    "diagnostics": [{"sequence": 0, "layer": 0, "head": 0, "variant": "expressive", **MEASURED}],
+    "layer_diagnostics": [{"sequence": 0, "layer": 0, "collapse": 0.1005883}],
 }
 SUMMARY: dict[str, Any] = {
     "name": "nt-expressive",

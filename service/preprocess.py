@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from attnserve.service.continuation import CONTINUATION_FIELDS, Continuation, parse_continuation
 from attnserve.service.deadline import parse_timeout
 from attnserve.service.problems import MAX_FAULTS, BadRequest, Fault, Invalid, TooLarge, raise_faults
-from attnserve.service.selection import FIELDS, MAX_ENTRIES, Selection, describe, parse_selection, parse_steps
+from attnserve.service.question import FIELDS, Question, parse_question
+from attnserve.service.selection import MAX_ENTRIES, describe, parse_steps
 from attnserve.service.sequences import Input, Reader, parse_sequences
 
 DEFAULT_TOP_K = 5
@@ -34,7 +35,7 @@ class PredictRequest:
     top_k: int
     field: str = "sequences"
     """What the client called the sequences."""
-    attention: Selection | None = None
+    attention: Question | None = None
     continuation: Continuation | None = None
     timeout_ms: float | None = None
 
@@ -140,15 +141,15 @@ def _parse_request(
             f"sequences x positions x top_k may be at most {MAX_ENTRIES}, got {top_k * num_positions}; "
             "ask for fewer positions or a smaller top_k",
         )
-    selection = None if attention is None else parse_selection(attention, manifest, lengths, prefix)
-    if selection is not None and sum(lengths) > MAX_ENTRIES:
+    question = None if attention is None else parse_question(attention, reader, inputs, prefix)
+    if question is not None and sum(lengths) > MAX_ENTRIES:
         message = f"expected at most {MAX_ENTRIES} steps, each of which the answer names, got {sum(lengths)}"
         raise TooLarge.about("sequences", f"{message}; ask for fewer sequences at a time")
     return PredictRequest(
         inputs=inputs,
         positions=positions if manifest.task == "classify_sequence" else steps.per_sequence(),
         top_k=top_k,
-        attention=selection,
+        attention=question,
         timeout_ms=_parse_timeout(document),
     )
 

@@ -10,22 +10,16 @@ from fastapi.responses import PlainTextResponse
 
 from attnserve.records import to_json
 from attnserve.service import openapi, stream
-from attnserve.service.answer import (
-    Content,
-    check_picture,
-    describe_answer,
-    describe_headers,
-    write_answer,
-    write_predictions,
-)
-from attnserve.service.attention import answer_bytes, captures_for, check_size, compute_arrays, held_bytes
+from attnserve.service.answer import describe_answer, has_picture, write_predictions
+from attnserve.service.attention import held_bytes
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer
 from attnserve.service.exports.desk import Desk
-from attnserve.service.formats.negotiation import FORMATS, JSON, PNG, choose_encoding, choose_format
-from attnserve.service.guard import Need, needs, require
+from attnserve.service.formats.negotiation import FORMATS, JSON, PNG, choose_format
+from attnserve.service.guard import Need, needs
+from attnserve.service.inquiry import answer_question
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.model import ServedModel
 from attnserve.service.prediction import check_finite
@@ -40,7 +34,6 @@ from attnserve.service.routing import (
     get_catalogue,
     read_request,
     render,
-    weigh_and_write,
 )
 from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
@@ -180,29 +173,18 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
 async def _answer_in_time(
     name: str, version: str | None, request: Request, parse: Parse, deadline: Deadline
 ) -> Response:
-    settings: Settings = request.app.state.settings
     budget: Budget = request.app.state.budget
     model = request.scope["asked"] = find_model(request, name, version)
     asked = await read_request(request, model.reader, parse)
     deadline.shorten(asked.timeout_ms)
     media_type = choose_format(request.headers.get("accept"), _formats_of(asked))
-    captures: frozenset[str] = frozenset()
     if asked.attention is not None:
-        require(request, Need.ATTENTION, "attention")
-        encoding = choose_encoding(request.headers.get("accept-encoding"))
-        if media_type == PNG:
-            check_picture(asked)
-        check_size(asked, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
-        captures = captures_for(model.manifest, asked.attention)
+        return await answer_question(request, model, asked, media_type, deadline)
     num_bytes = held_bytes(asked, model.manifest)
     if asked.continuation is not None:
         return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes), deadline)
-    with budget.hold(num_bytes + answer_bytes(asked)):
-        answers = await ask(request, model, asked, captures, deadline)
-        if asked.attention is not None:
-            compute = functools.partial(_compute, model, asked, answers)
-            write = functools.partial(write_answer, attention=asked.attention, media_type=media_type, encoding=encoding)
-            return await weigh_and_write(request, model, compute, write)
+    with budget.hold(num_bytes):
+        answers = await ask(request, model, asked, frozenset(), deadline)
         make = functools.partial(_predict, model, asked, answers)
         num_entries = asked.top_k * sum(map(len, asked.positions)) + (sum(asked.lengths) if asked.has_text else 0)
         if num_bytes > LARGE_ANSWER_BYTES or num_entries > LARGE_ANSWER_ENTRIES:
@@ -216,23 +198,12 @@ def _formats_of(asked: PredictRequest) -> Sequence[str]:
     # Predictions alone hold no tensors.
     if asked.attention is None:
         return (JSON,)
-    # Measures are no maps.
-    return tuple(name for name in FORMATS if name != PNG or asked.attention.quantity != "diagnostics")
+    return tuple(name for name in FORMATS if name != PNG or has_picture(asked.attention))
 
 
 def _predict(model: ServedModel, asked: PredictRequest, answers: list[Answer]) -> Response:
     check_finite(answers)
     return write_predictions(describe_answer(model.name, model.version, model.reader, asked, answers))
-
-
-def _compute(model: ServedModel, asked: PredictRequest, answers: list[Answer]) -> Content:
-    assert asked.attention is not None
-    check_finite(answers)
-    return Content(
-        document=describe_answer(model.name, model.version, model.reader, asked, answers),
-        arrays=compute_arrays(model.engine.runtime, asked, answers),
-        headers=describe_headers(model.manifest, asked.attention),
-    )
 
 
 def _summarise(catalogue: Catalogue, name: str, model: ServedModel | None) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline
-from attnserve.service.engine import Answer, Job
+from attnserve.service.engine import Answer
 from attnserve.service.formats.negotiation import JSON
 from attnserve.service.guard import Need, admit, describe_security, need_of
 from attnserve.service.model import ServedModel
 from attnserve.service.openapi import describe_problems
+from attnserve.service.passes import make_jobs
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import Forbidden, NotFound, Unauthorized, Unavailable
 from attnserve.service.sequences import Reader
@@ -127,6 +128,8 @@ async def ask(
 ) -> list[Answer]:
     """Queue the sequences of a request and wait for their answers, as long as its client does.
 
+    They are those of `make_jobs`: without ablations one per sequence.
+
     Args:
         request: its body has been read.
         model: that is asked.
@@ -134,10 +137,7 @@ async def ask(
         captures: names of the outputs to capture over all steps.
         deadline: of the request.
     """
-    jobs = [
-        Job(sequence=read.values, positions=positions, captures=captures)
-        for read, positions in zip(asked.inputs, asked.positions, strict=True)
-    ]
+    jobs = make_jobs(asked, model.manifest, captures)
     stages = get_stages(request)
     working = model.batcher.submit(jobs, due=deadline.at, stages=stages, field=asked.field)
     return await while_connected(request, working)

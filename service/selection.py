@@ -1,5 +1,6 @@
-"""Selection: which layers, heads and steps a request is about. Lists of indices, checked and made absolute."""
+"""Selection: which layers, heads and steps a request is about. "all", slices and lists of indices, made absolute."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,98 +8,122 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import Manifest
-from attnserve.service.formats.coding import CODINGS
 from attnserve.service.problems import MAX_FAULTS, Fault, Invalid, TooLarge, raise_faults
 
 MAX_ENTRIES = 65_536
-DIAGNOSTICS = ("entropy", "distance", "sink", "previous_token", "self", "received")
-DEFAULT_DIAGNOSTICS = DIAGNOSTICS[:-1]
-QUANTITIES = ("diagnostics", "weights")
-FIELDS = ("layers", "heads", "queries", "quantity", "diagnostics", "dtype")
+# No more digits than a step can have: Python takes quadratic time to read a number.
+SLICE = re.compile(r"^(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?$")
+INDICES = '"all", a slice like "2:5", or a list of at least one index'
 
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which part of the attention is wanted; all indices absolute and checked."""
-
-    layers: list[int]
-    heads: list[int]
-    queries: list[NDArray[np.int64]]
-    """Steps per sequence."""
-    quantity: str
-    diagnostics: tuple[str, ...]
-    dtype: str
+Wanted = str | slice | NDArray[np.int64]
+"""What a request says of an axis: "all", "last", a slice, or indices that may count from the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     """The same steps of several sequences: checked, but not laid out yet, so that they can be counted first."""
 
-    wanted: str | NDArray[np.int64]
-    """"last", "all", or indices that every sequence has."""
+    wanted: Wanted
     lengths: Sequence[int]
 
     @property
     def count(self) -> int:
         """Number of steps over all sequences."""
-        if isinstance(self.wanted, str):
-            return sum(self.lengths) if self.wanted == "all" else len(self.lengths)
-        return len(self.wanted) * len(self.lengths)
+        if isinstance(self.wanted, np.ndarray):
+            return len(self.wanted) * len(self.lengths)
+        return sum(len(_range_of(self.wanted, length)) for length in self.lengths)
 
     def per_sequence(self) -> list[NDArray[np.int64]]:
         """Absolute steps of each sequence."""
-        if isinstance(self.wanted, str):
-            return [np.arange(0 if self.wanted == "all" else length - 1, length) for length in self.lengths]
-        return [self.wanted % length for length in self.lengths]
+        return [expand(self.wanted, length) for length in self.lengths]
 
 
-def parse_selection(fields: dict[str, Any], manifest: Manifest, lengths: Sequence[int], prefix: str) -> Selection:
-    """Check which layers, heads, queries and quantity are asked for.
+def parse_steps(value: Any, field: str, lengths: Sequence[int], also: str = "") -> Steps:
+    """Check "last", "all", a slice or a list of indices that must have a step, or exist, in every sequence.
 
     Args:
-        fields: part of the request's JSON; names other than `FIELDS` are not looked at.
-        manifest: of the model asked.
-        lengths: of the request's sequences.
-        prefix: put before the names of fields in complaints.
+        value: from a request.
+        field: its name.
+        lengths: of the sequences.
+        also: other things that would have been taken, for the complaint.
     """
-    quantity = _parse_choice(fields, "quantity", QUANTITIES, prefix)
-    names = fields.get("diagnostics", list(DEFAULT_DIAGNOSTICS))
-    if not isinstance(names, list) or not names:
-        expected = f"a list of at least one of {', '.join(DIAGNOSTICS)}"
-        raise Invalid.about(f"{prefix}diagnostics", f"expected {expected}, got {describe(names)}")
-    wrong = _first_faults(names, lambda name: isinstance(name, str) and name in DIAGNOSTICS)
-    raise_faults(
-        [
-            Fault(
-                field=f"{prefix}diagnostics[{place}]",
-                message=f"expected one of {', '.join(DIAGNOSTICS)}, got {describe(name)}",
-            )
-            for place, name in wrong
-        ]
-    )
-    queries = parse_steps(fields.get("queries", "all"), f"{prefix}queries", lengths)
-    if queries.count > MAX_ENTRIES:
-        message = f"sequences x queries may be at most {MAX_ENTRIES}, got {queries.count}; ask for fewer at a time"
-        raise TooLarge.about(f"{prefix}queries", message)
-    return Selection(
-        layers=_parse_indices(fields.get("layers", "all"), f"{prefix}layers", len(manifest.layers), "layers").tolist(),
-        heads=_parse_indices(fields.get("heads", "all"), f"{prefix}heads", manifest.num_heads, "heads").tolist(),
-        queries=queries.per_sequence(),
-        quantity=quantity,
-        diagnostics=tuple(dict.fromkeys(names)),
-        dtype=_parse_choice(fields, "dtype", CODINGS, prefix),
-    )
-
-
-def parse_steps(value: Any, field: str, lengths: Sequence[int]) -> Steps:
-    """Check "last", "all" or a list of indices that must exist in every sequence."""
-    if isinstance(value, str) and value in ("last", "all"):
-        return Steps(wanted=value, lengths=lengths)
     # What the shortest sequence has, every one has: the list is checked once, not once per sequence.
     shortest = min(range(len(lengths)), key=lengths.__getitem__)
     what = f"steps of sequences[{shortest}]"
-    return Steps(wanted=_parse_list(value, field, lengths[shortest], what, also='"last", '), lengths=lengths)
+    wanted = _parse_wanted(value, field, lengths[shortest], what, also=f'"last", {also}', words=("all", "last"))
+    if isinstance(wanted, slice):
+        # A slice that the shortest has a part of may still be none of a longer one: its last step, say "3:-4".
+        for index, length in enumerate(lengths):
+            _check_slice(wanted, value, field, length, f"steps of sequences[{index}]")
+    return Steps(wanted=wanted, lengths=lengths)
+
+
+def parse_indices(value: Any, field: str, size: int, what: str) -> NDArray[np.int64]:
+    """Absolute indices from "all", a slice or a list."""
+    return expand(_parse_wanted(value, field, size, what), size)
+
+
+def parse_pairs(value: Any, field: str, sizes: tuple[int, int], what: tuple[str, str]) -> NDArray[np.int64]:
+    """Absolute [P, 2] from a list of pairs; of each side its size, and what it counts."""
+    if not isinstance(value, list) or not value:
+        raise Invalid.about(field, f"expected a list of at least one [{', '.join(what)}], got {describe(value)}")
+    if len(value) > MAX_ENTRIES:
+        raise TooLarge.about(field, f"expected at most {MAX_ENTRIES} pairs, got {len(value)}")
+    ranges = " and ".join(f"{name} from {-size} to {size - 1}" for name, size in zip(what, sizes, strict=True))
+
+    def is_right(pair: Any) -> bool:
+        return (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and all(type(index) is int and -size <= index < size for index, size in zip(pair, sizes, strict=True))
+        )
+
+    raise_faults(
+        [
+            Fault(field=f"{field}[{place}]", message=f"expected [{', '.join(what)}], {ranges}, got {_show_pair(pair)}")
+            for place, pair in _first_faults(value, is_right)
+        ]
+    )
+    absolute: NDArray[np.int64] = np.array(value, np.int64) % np.array(sizes)
+    return absolute
+
+
+def parse_choice(fields: dict[str, Any], name: str, choices: Sequence[str], prefix: str) -> str:
+    """One of several words; the first one unless given."""
+    value = fields.get(name, choices[0])
+    if not isinstance(value, str) or value not in choices:
+        raise Invalid.about(f"{prefix}{name}", f"expected one of {', '.join(choices)}, got {describe(value)}")
+    return value
+
+
+def parse_names(value: Any, field: str, choices: Sequence[str], also: str = "") -> tuple[str, ...]:
+    """At least one of several words, each once, in the order given."""
+    known = ", ".join(choices)
+    if not isinstance(value, list) or not value:
+        raise Invalid.about(field, f"expected {also}a list of at least one of {known}, got {describe(value)}")
+    raise_faults(
+        [
+            Fault(field=f"{field}[{place}]", message=f"expected one of {known}, got {describe(name)}")
+            for place, name in _first_faults(value, lambda name: isinstance(name, str) and name in choices)
+        ]
+    )
+    return tuple(dict.fromkeys(value))
+
+
+def parse_flag(fields: dict[str, Any], name: str, prefix: str) -> bool:
+    """True or false; false unless given."""
+    value = fields.get(name, False)
+    if not isinstance(value, bool):
+        raise Invalid.about(f"{prefix}{name}", f"expected true or false, got {describe(value)}")
+    return value
+
+
+def expand(wanted: Wanted, size: int) -> NDArray[np.int64]:
+    """Absolute indices of what is wanted of `size`."""
+    if isinstance(wanted, np.ndarray):
+        return wanted % size
+    places = _range_of(wanted, size)
+    return np.arange(places.start, places.stop, places.step)
 
 
 def describe(value: object) -> str:
@@ -114,15 +139,27 @@ def describe(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
-def _parse_indices(value: Any, field: str, size: int, what: str) -> NDArray[np.int64]:
-    """Absolute indices from "all" or a list."""
-    return np.arange(size) if value == "all" else _parse_list(value, field, size, what) % size
+def _range_of(wanted: str | slice, size: int) -> range:
+    if isinstance(wanted, slice):
+        return range(size)[wanted]
+    return range(0 if wanted == "all" else size - 1, size)
 
 
-def _parse_list(value: Any, field: str, size: int, what: str, also: str = "") -> NDArray[np.int64]:
-    """Indices from -size to size - 1; negative ones, which count from the end, are left as they are."""
+def _parse_wanted(
+    value: Any, field: str, size: int, what: str, also: str = "", words: Sequence[str] = ("all",)
+) -> Wanted:
+    """A word, a slice, or a list of indices from -size to size - 1 that are not made absolute."""
+    if isinstance(value, str):
+        if value in words:
+            return value
+        found = SLICE.fullmatch(value)
+        # A step of 0 is none.
+        if found is not None and int(found[3] or 1):
+            wanted = slice(*(None if part is None else int(part) for part in found.groups()))
+            _check_slice(wanted, value, field, size, what)
+            return wanted
     if not isinstance(value, list) or not value:
-        raise Invalid.about(field, f'expected {also}"all" or a list of at least one index, got {describe(value)}')
+        raise Invalid.about(field, f"expected {also}{INDICES}, got {describe(value)}")
     if len(value) > MAX_ENTRIES:
         raise TooLarge.about(field, f"expected at most {MAX_ENTRIES} indices, got {len(value)}")
     raise_faults(
@@ -137,6 +174,11 @@ def _parse_list(value: Any, field: str, size: int, what: str, also: str = "") ->
     return np.array(value, np.int64)
 
 
+def _check_slice(wanted: slice, value: str, field: str, size: int, what: str) -> None:
+    if not _range_of(wanted, size):
+        raise Invalid.about(field, f"expected a slice with at least one of the {size} {what}, got {describe(value)}")
+
+
 def _first_faults(items: Sequence[Any], is_right: Callable[[Any], bool]) -> list[tuple[int, Any]]:
     found = []
     for place, item in enumerate(items):
@@ -147,8 +189,7 @@ def _first_faults(items: Sequence[Any], is_right: Callable[[Any], bool]) -> list
     return found
 
 
-def _parse_choice(fields: dict[str, Any], name: str, choices: Sequence[str], prefix: str) -> str:
-    value = fields.get(name, choices[0])
-    if not isinstance(value, str) or value not in choices:
-        raise Invalid.about(f"{prefix}{name}", f"expected one of {', '.join(choices)}, got {describe(value)}")
-    return value
+def _show_pair(pair: object) -> str:
+    if isinstance(pair, list) and len(pair) == 2 and all(type(index) is int for index in pair):
+        return f"[{pair[0]!r:.24}, {pair[1]!r:.24}]"
+    return describe(pair)

@@ -24,6 +24,7 @@ SPAN_BYTES = 128
 # Features beyond it are no measurements, and a model that squares them may overflow without a trace in its answer: an
 # infinite variance makes a norm of zeros.
 MAX_NUMBER = 1e12
+NO_STEPS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
 # Without a repr: inputs are user data, and what can be printed ends up in a log one day.
@@ -93,6 +94,28 @@ class Reader:
             for index, span in zip(ids, read.spans, strict=True)
         ]
 
+    def find_token(self, read: Input, token: str | int) -> NDArray[np.int64]:
+        """Steps at which a token stands: by its id, or by its text or label, blanks around it left out."""
+        if isinstance(token, int):
+            return np.flatnonzero(read.values == token) if self.manifest.num_features is None else NO_STEPS
+        if read.spans is None and self.manifest.num_features is None:
+            # Every id is named once, however often it stands there: naming one takes a tokenizer microseconds.
+            ids, places = np.unique(read.values, return_inverse=True)
+            is_meant = np.array([_is_named(self.name_token(index), token) for index in ids.tolist()])
+            return np.flatnonzero(is_meant[places])
+        return np.flatnonzero([_is_named(step["text"], token) for step in self.list_tokens(read)])
+
+    def find_special(self, read: Input) -> NDArray[np.bool_]:
+        """Which steps are special tokens: those of the tokenizer that stand for no text, and a leading row."""
+        special: NDArray[np.bool_]
+        if self.manifest.num_features is not None:
+            special = (np.arange(len(read.values)) == 0) & self.manifest.leading_row
+            return special
+        special = np.isin(read.values, [] if self.text is None else self.text.special_ids)
+        if read.spans is not None:
+            special |= np.array([span is None for span in read.spans])
+        return special
+
 
 def parse_sequences(value: Any, reader: Reader, name: str = "sequences") -> list[Input]:
     """Turn lists of ids, labels or feature vectors, and texts, into arrays; names every fault up to `MAX_FAULTS`.
@@ -128,6 +151,10 @@ def parse_sequences(value: Any, reader: Reader, name: str = "sequences") -> list
             break
     raise_faults(faults)
     return read
+
+
+def _is_named(name: str | None, token: str) -> bool:
+    return name is not None and token in (name, name.strip())
 
 
 def _parse_sequence(items: Any, field: str, reader: Reader, faults: list[Fault]) -> Input | None:

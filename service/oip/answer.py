@@ -87,7 +87,7 @@ def _collect(model: ServedModel, asked: Asked, answers: list[Answer]) -> dict[st
     for name in names & asked.captures:
         arrays[name] = _pad([answer.captures[name] for answer in answers])
     if asked.predict.attention is not None:
-        weighed = compute_arrays(model.engine.runtime, asked.predict, answers)
+        weighed = compute_arrays(model.engine.runtime.weighing, model.manifest.layers, asked.predict, answers)
         for place, layer in enumerate(asked.predict.attention.layers):
             arrays[f"layers.{layer}.{WEIGHTS}"] = _pad([by_name[WEIGHTS][place] for by_name in weighed])
     return arrays

@@ -15,7 +15,8 @@ from attnserve.service.oip.request import Request, Wanted
 from attnserve.service.oip.tensors import Spec
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import BadRequest, Invalid
-from attnserve.service.selection import Selection, describe
+from attnserve.service.question import Question
+from attnserve.service.selection import describe
 from attnserve.service.sequences import MAX_NUMBER, Input, Reader, parse_sequences
 
 LENGTHS, TEXT = "lengths", "text"
@@ -87,13 +88,11 @@ def parse_asked(request: Request, reader: Reader) -> Asked:
     captures = frozenset(names) & {name for layer in manifest.layers for name in layer.captures.values()}
     attention = None
     if layers:
-        attention = Selection(
+        attention = Question(
             layers=layers,
             heads=list(range(manifest.num_heads)),
             queries=[np.arange(length) for length in lengths],
             quantity="weights",
-            diagnostics=(),
-            dtype="float32",
         )
         captures |= captures_for(manifest, attention)
     return Asked(

@@ -13,7 +13,10 @@ pytestmark = pytest.mark.http
 NUM_LAYERS, NUM_HEADS = 3, 2
 VARIANTS = ["dot_product", "expressive", "elliptical"]
 SAFETENSORS, NPZ = "application/x-safetensors", "application/x-npz"
-MEASURES = ("entropy_bits", "entropy_normalised", "distance", "sink", "previous_token", "self")
+MEASURES = (
+    *("entropy_bits", "entropy_normalised", "distance", "sink", "self", "previous_token"),
+    *("duplicate_token", "induction"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,9 @@ def test_defaults_are_cheap_diagnostics_of_everything(server):
     ]
     assert (answer["variants"], answer["causal"], answer["warnings"]) == (VARIANTS, True, [])
     assert "maps" not in answer
+    layers = [(entry["sequence"], entry["layer"]) for entry in answer["layer_diagnostics"]]
+    assert layers == [(i, layer) for i in range(2) for layer in range(NUM_LAYERS)]
+    assert all(-1 <= entry["collapse"] <= 1 for entry in answer["layer_diagnostics"])
     places = [(entry["sequence"], entry["layer"], entry["head"]) for entry in answer["diagnostics"]]
     assert places == [(i, layer, head) for i in range(2) for layer in range(NUM_LAYERS) for head in range(NUM_HEADS)]
     for entry in answer["diagnostics"]:

@@ -12,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attnserve.service.diagnostics import DIAGNOSTICS
+from attnserve.service.question import QUANTITIES
+
 pytestmark = pytest.mark.http
 
 PROBLEM = {"type", "title", "status", "detail", "error", "errors"}
@@ -129,7 +132,28 @@ SELECTIONS = {
     "queries empty": ({"queries": []}, "queries"),
     "queries unknown": ({"queries": "first"}, "queries"),
     "queries 2**63": ({"queries": [2**63]}, "queries[0]"),
-    "quantity unknown": ({"quantity": "scores"}, "quantity"),
+    "quantity unknown": ({"quantity": "maps"}, "quantity"),
+    "slice empty": ({"layers": "3:"}, "layers"),
+    "slice empty for one": ({"queries": "1:2"}, "queries"),
+    "slice by 0": ({"heads": "::0"}, "heads"),
+    "token nowhere": ({"queries": {"token": "t"}}, "queries.token"),
+    "token of one only": ({"queries": {"token": 4}}, "queries.token"),
+    "token 2**63": ({"queries": {"token": 2**63}}, "queries.token"),
+    "span of ids": ({"queries": {"span": [0, 1]}}, "queries.span"),
+    "pairs with layers": ({"pairs": [[0, 0]], "layers": [0]}, "layers"),
+    "pairs out of range": ({"pairs": [[0, 0], [0, 2]]}, "pairs[1]"),
+    "keys of measures": ({"keys": [0]}, "keys"),
+    "reduce unknown": ({"quantity": "weights", "reduce": {"rows": "mean"}}, "reduce.rows"),
+    "words of ids": ({"quantity": "weights", "reduce": {"tokens": "word"}}, "reduce.tokens"),
+    "top_keys 0": ({"quantity": "weights", "top_keys": 0}, "top_keys"),
+    "min_weight a string": ({"quantity": "weights", "min_weight": "0"}, "min_weight"),
+    "compare with nothing": ({"compare": {}}, "compare"),
+    "compare with no model": ({"compare": {"model": "nope"}}, "compare.model"),
+    "compare with another length": ({"compare": {"sequences": [[1, 2, 3], [4, 4]]}}, "compare.sequences[1]"),
+    "compare with a wrong id": ({"compare": {"sequences": [[1, 2, 99], [4]]}}, "compare.sequences[0][2]"),
+    "ablate out of range": ({"ablate": [[3, 0]]}, "ablate[0]"),
+    "square roots of negatives": ({"quantity": "scores", "dtype": "uint8_sqrt"}, "dtype"),
+    "dry_run 1": ({"dry_run": 1}, "dry_run"),
     "quantity null": ({"quantity": None}, "quantity"),
     "quantity a list": ({"quantity": ["weights"]}, "quantity"),
     "diagnostics unknown": ({"diagnostics": ["entropy", "entropy_bits"]}, "diagnostics[1]"),
@@ -397,15 +421,29 @@ values = st.recursive(
 )
 ids = st.integers(-1, 21) | st.sampled_from("abz")
 sequences = st.lists(st.lists(ids, max_size=6), max_size=4)
-steps = st.sampled_from(["all", "last"]) | st.lists(st.integers(-7, 7), max_size=4)
+steps = st.sampled_from(["all", "last", "1:", "::-1", "-2:5"]) | st.lists(st.integers(-7, 7), max_size=4)
+chosen = steps | st.fixed_dictionaries({}, optional={"token": ids | values, "span": st.just([0, 2]) | values})
+pairs = st.lists(st.tuples(st.integers(-4, 4), st.integers(-3, 3)), max_size=3)
+words = st.sampled_from(["none", "mean", "max", "sum", "word", "subword"])
+reduce = st.dictionaries(st.sampled_from(["layers", "heads", "queries", "tokens"]), words, max_size=2)
 selections = st.fixed_dictionaries(
     {},
     optional={
         "layers": st.just("all") | st.lists(st.integers(-4, 4), max_size=3) | values,
         "heads": st.just("all") | st.lists(st.integers(-3, 3), max_size=3) | values,
-        "queries": steps | values,
-        "quantity": st.sampled_from(["weights", "diagnostics"]) | values,
-        "diagnostics": st.lists(st.sampled_from(["entropy", "self", "received", "sink"]), max_size=3) | values,
+        "pairs": pairs | values,
+        "queries": chosen | values,
+        "keys": chosen | values,
+        "special_tokens": st.sampled_from(["drop", "drop_renormalise"]) | values,
+        "quantity": st.sampled_from(QUANTITIES) | values,
+        "diagnostics": st.lists(st.sampled_from(sorted(DIAGNOSTICS)), max_size=3) | values,
+        "exclude_bos": st.booleans() | values,
+        "reduce": reduce | values,
+        "top_keys": st.integers(-1, 4) | values,
+        "min_weight": st.floats(-0.1, 1.1) | values,
+        "compare": st.fixed_dictionaries({}, optional={"model": st.just("tiny"), "sequences": sequences}) | values,
+        "ablate": pairs | values,
+        "dry_run": st.booleans() | values,
         "dtype": st.sampled_from(["float16", "float32"]) | values,
     },
 )

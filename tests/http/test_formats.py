@@ -123,7 +123,7 @@ def test_compression_changes_nothing_but_the_bytes(server, accept, encoding):
 
 
 def test_a_small_answer_is_not_compressed(server):
-    body = {"sequences": [[1]], "layers": [0], "heads": [0]}
+    body = {"sequences": [[1]], "layers": [0], "heads": [0], "diagnostics": ["self"]}
     assert "Content-Encoding" not in post(server, body, Accept_Encoding="zstd").headers
 
 

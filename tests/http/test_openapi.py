@@ -3,10 +3,11 @@
 import pytest
 from pydantic import TypeAdapter
 
-from attnserve.service import schemas
+from attnserve.service import question_schemas, schemas
 from attnserve.service.checkpoints.schemas import CheckpointBody, CheckpointList, Uploaded
 from attnserve.service.exports.schemas import ExportJob, ExportList
 from attnserve.service.problems import Problem
+from attnserve.service.question import QUANTITIES
 
 pytestmark = pytest.mark.http
 
@@ -171,14 +172,19 @@ def test_examples_of_requests_work(server, document):
 
 
 def test_answers_have_no_field_that_the_schema_lacks(server):
-    body = {"sequences": [[1, 2]], "attention": {"diagnostics": ["entropy", "received"]}}
-    answers = [server.ask("predict", body), server.ask("predict", {**body, "attention": {"quantity": "weights"}})]
+    body = {"sequences": [[1, 2]]}
+    questions: list[dict] = [{"quantity": quantity} for quantity in QUANTITIES]
+    questions += [{"quantity": "weights", "top_keys": 1, "pairs": [[0, 0]], "keys": [0]}, {"diagnostics": "all"}]
+    compared = {"compare": {"sequences": [[3, 4]]}, "ablate": [[0, 0]], "diagnostics": ["importance", "collapse"]}
+    answers = [server.ask("predict", {**body, "attention": question}) for question in (*questions, compared)]
+    assert set(answers[-1]["ablation"]["changes"][0]) == set(question_schemas.Change.model_fields)
+    assert set(answers[-1]["comparison"]) <= set(question_schemas.Comparison.model_fields)
     for answer in answers:
         assert set(answer) <= set(schemas.PredictAnswer.model_fields)
         for entry in answer.get("diagnostics", []):
-            assert set(entry) <= set(schemas.Diagnostics.model_fields)
+            assert set(entry) <= set(question_schemas.Diagnostics.model_fields)
         for entry in answer.get("maps", []):
-            assert set(entry) == set(schemas.Map.model_fields)
+            assert set(entry) <= set(question_schemas.Map.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +192,7 @@ def test_answers_have_no_field_that_the_schema_lacks(server):
     [
         ("predict", {"": 0}, schemas.Predict),
         ("attention", {"": 0}, schemas.AttentionBody),
-        ("predict", {"sequences": [[1]], "attention": {"": 0}}, schemas.Selection),
+        ("predict", {"sequences": [[1]], "attention": {"": 0}}, schemas.AttentionFields),
     ],
 )
 def test_schemas_and_parser_know_the_same_fields(server, route, body, schema):

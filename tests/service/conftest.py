@@ -1,12 +1,19 @@
-"""A manifest without a bundle: most of the service never opens a file."""
+"""A manifest without a bundle, and answers without a model: most of the service never opens a file."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from attnserve.bundle import CAPTURES, Layer, Manifest, Provenance, Tensor, capture_name
 from attnserve.certificate import Certificate, Deviation
+from attnserve.service.engine import Answer
+from attnserve.service.preprocess import PredictRequest
+from attnserve.weighing import Weighing
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 
 
 def make_layer(index: int, **fields: Any) -> Layer:
@@ -54,3 +61,46 @@ def make_manifest() -> Callable[..., Manifest]:
         return Manifest(**{**defaults, **fields})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def weighing() -> Weighing:
+    """The weights graphs, without a model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return Weighing(
+        {
+            path.relative_to(BUNDLE).as_posix(): onnxruntime.InferenceSession(str(path), options)
+            for path in (BUNDLE / "weights").iterdir()
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def answer_randomly() -> Callable[..., list[Answer]]:
+    """What a model might have answered to a request: logits, and captures as the manifest describes them."""
+
+    def answer(request: PredictRequest, manifest: Manifest, seed: int = 0) -> list[Answer]:
+        random = np.random.default_rng(seed)
+        answers = []
+        for read, positions in zip(request.inputs, request.positions, strict=True):
+            captures = {}
+            for layer in manifest.layers:
+                sizes = {
+                    "query": (layer.num_heads, layer.head_size),
+                    "key": (layer.num_key_heads, layer.head_size),
+                    "hidden": (32,),
+                    "value_norm": (layer.num_heads,),
+                    "metric": (layer.num_key_heads, layer.head_size),
+                }
+                for kind, name in layer.captures.items():
+                    array = random.normal(size=(len(read.values), *sizes[kind])).astype(np.float32)
+                    captures[name] = abs(array) if kind in ("value_norm", "metric") else array
+            logits = random.normal(size=(len(positions), manifest.num_outputs)).astype(np.float32)
+            answers.append(Answer(logits=logits, captures=captures))
+        return answers
+
+    return answer

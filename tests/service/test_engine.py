@@ -166,6 +166,22 @@ def test_what_overflows_in_one_sequence_stays_there(breadth, name):
         np.testing.assert_allclose(together[index].logits, alone.logits, atol=4e-3 if name == "halves" else 1e-5)
 
 
+def test_heads_are_switched_off_for_those_who_ask(engine):
+    scale = np.ones((3, 2), np.float32)
+    scale[1, 0] = 0
+    plain, off = (
+        job([3, 1, 4, 1, 5], [4]),
+        Job(sequence=np.array([3, 1, 4, 1, 5]), positions=np.array([4]), head_scale=scale),
+    )
+    half = Job(sequence=np.array([3, 1]), positions=np.array([1]), head_scale=scale / 2)
+    (before,), (after,), (halved,) = engine.run([plain]), engine.run([off]), engine.run([half])
+    assert np.abs(before.logits - after.logits).max() > 1e-3
+    # Whoever shares the batch, in whatever order.
+    mixed = engine.run([off, plain, half, off, plain])
+    for found, expected in zip(mixed, (after, before, halved, after, before), strict=True):
+        np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
+
+
 def test_a_run_may_predict_nothing(engine):
     name = engine.manifest.layers[1].captures["key"]
     (answer,) = engine.run([job([1, 2, 3], [], {name})])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnserve.service.diagnostics import DEFAULT
 from attnserve.service.preprocess import PredictRequest, parse_attention, parse_predict
 from attnserve.service.problems import BadRequest, Invalid, TooLarge
 from attnserve.service.selection import describe
@@ -56,7 +57,7 @@ def test_defaults_of_attention(manifest):
         assert (attention.layers, attention.heads) == ([0, 1], [0, 1, 2, 3])
         assert lists(attention.queries) == [[0, 1, 2], [0]]
         assert (attention.quantity, attention.dtype) == ("diagnostics", "float32")
-        assert attention.diagnostics == ("entropy", "distance", "sink", "previous_token", "self")
+        assert attention.diagnostics == DEFAULT
 
 
 def test_labels_become_ids(manifest):
