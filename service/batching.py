@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from attnserve.service.admission import Admission
 from attnserve.service.cost import Cost, take_batch
@@ -100,7 +101,11 @@ class Batcher:
         """Sequences in the queue."""
         return len(self._queue)
 
-    async def submit(
+    async def submit(self, jobs: Sequence[Job], **options: Any) -> list[Answer]:
+        """The answers to the jobs of one request, in their order; arguments and errors are those of `enqueue`."""
+        return await self.enqueue(jobs, **options)
+
+    def enqueue(
         self,
         jobs: Sequence[Job],
         *,
@@ -108,8 +113,10 @@ class Batcher:
         stages: Stages | None = None,
         is_begun: bool = False,
         field: str = "sequences",
-    ) -> list[Answer]:
-        """Queue the jobs of one request and wait for all answers, in their order.
+    ) -> "asyncio.Future[list[Answer]]":
+        """Queue the jobs of one request; what is returned are all answers, in their order.
+
+        To be called from an event loop. If the future is cancelled, nobody waits any more.
 
         Args:
             jobs: at least one.
@@ -139,7 +146,7 @@ class Batcher:
         # When the event loop has been through everything that has come: a worker that is woken by the first of sixteen
         # requests takes it alone, and the interpreter's lock with it.
         loop.call_soon(self._wake)
-        return await future
+        return future
 
     def _wake(self) -> None:
         with self._changed:

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -73,27 +73,32 @@ def read_length(request: Request) -> int | None:
     return int(declared[:18]) if declared.isdecimal() else None
 
 
-async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is cancelled when the client leaves: what it queued is dropped, not computed.
+async def while_connected(request: Request, working: "asyncio.Future[Result]") -> Result:
+    """The result of `working`, which is cancelled when the client leaves: what it queued is dropped, not computed.
 
     To be called when the body has been read.
 
     Raises:
         ClientDisconnect: the client left.
     """
-    working = asyncio.ensure_future(work)
     leaving: asyncio.Future[None] | None = None
+
+    def watch() -> None:
+        nonlocal leaving
+        leaving = asyncio.ensure_future(_disconnect(request))
+        leaving.add_done_callback(lambda _: working.cancel())
+
+    # Most are done by then, and a task that watches the client costs as much as a small model.
+    patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, watch)
     try:
-        # Most are done by then, and a task that watches the client costs as much as a small model.
-        await asyncio.wait((working,), timeout=PATIENCE_SECONDS)
-        if not working.done():
-            leaving = asyncio.ensure_future(_disconnect(request))
-            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await working
+    except asyncio.CancelledError:
+        # Not at a deadline, which cancels whoever waits here.
+        if leaving is not None and leaving.done():
+            raise ClientDisconnect from None
+        raise
     finally:
-        # Also at a deadline, which cancels whoever waits here.
+        patience.cancel()
         working.cancel()
         if leaving is not None:
             leaving.cancel()

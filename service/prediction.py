@@ -13,6 +13,8 @@ Label = Callable[[int], str | None]
 
 # Logits looked at together, some 40 bytes each: all of a large vocabulary at every position would be gigabytes.
 MAX_BLOCK_NUMBERS = 1 << 20
+# Rows so short are sorted whole, all at once.
+SMALL_SIZE = 128
 
 
 def check_finite(answers: Sequence[Answer], field: str = "sequences") -> None:
@@ -72,7 +74,9 @@ def _top_entries(logits: NDArray[np.float32], top_k: int, label: Label) -> list[
 def top_ids(logits: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
     """[P, top_k] ids by falling logit; ties go to the smaller id."""
     num_rows, size = logits.shape
-    if top_k == size or size <= 1024:
+    if top_k == 1:
+        return logits.argmax(axis=1, keepdims=True)
+    if top_k == size or size <= SMALL_SIZE:
         return np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     # The k-th largest value bounds the candidates; all ties with it are kept, so that the smaller ids win.
     bound = np.partition(logits, size - top_k, axis=1)[:, size - top_k]

@@ -139,7 +139,7 @@ async def ask(
     """
     jobs = make_jobs(asked, model.manifest, captures)
     stages = get_stages(request)
-    working = model.batcher.submit(jobs, due=deadline.at, stages=stages, field=asked.field)
+    working = model.batcher.enqueue(jobs, due=deadline.at, stages=stages, field=asked.field)
     return await while_connected(request, working)
 
 

@@ -102,7 +102,7 @@ async def answer_continuation(
 
     async def submit(jobs: Sequence[Job]) -> list[Answer]:
         nonlocal is_begun
-        working = model.batcher.submit(jobs, due=deadline.at, stages=stages, is_begun=is_begun)
+        working = model.batcher.enqueue(jobs, due=deadline.at, stages=stages, is_begun=is_begun)
         try:
             async with asyncio.timeout_at(deadline.at):
                 answers = await while_connected(request, working)

@@ -35,6 +35,10 @@ def read(request: Request, limit: int = 10, hold=lambda _: None) -> bytes:
     return asyncio.run(read_body(request, limit, hold))
 
 
+async def wait_for(request: Request, work):
+    return await while_connected(request, asyncio.ensure_future(work))
+
+
 def test_parts_are_joined_and_counted():
     held = []
     assert read(make_request(b"12345", b"", b"67890"), hold=held.append) == b"1234567890"
@@ -154,7 +158,7 @@ def test_work_goes_on_while_the_client_stays():
     async def work():
         return 42
 
-    assert asyncio.run(while_connected(make_request(), work())) == 42
+    assert asyncio.run(wait_for(make_request(), work())) == 42
 
 
 def test_errors_of_the_work_are_the_callers():
@@ -162,7 +166,7 @@ def test_errors_of_the_work_are_the_callers():
         raise Overloaded("full")
 
     with pytest.raises(Overloaded):
-        asyncio.run(while_connected(make_request(), work()))
+        asyncio.run(wait_for(make_request(), work()))
 
 
 def test_work_of_a_client_who_leaves_is_cancelled():
@@ -177,7 +181,7 @@ def test_work_of_a_client_who_leaves_is_cancelled():
 
     async def ask():
         with pytest.raises(ClientDisconnect):
-            await while_connected(make_request(leaves=True), work())
+            await wait_for(make_request(leaves=True), work())
         await asyncio.sleep(0)
 
     asyncio.run(ask())
