@@ -27,15 +27,16 @@ FROM source AS build-service
 ARG EXTRAS=jobs,tracing
 # One wheel of ONNX Runtime runs on CPU and GPU. Of its 340 MB, 285 are the CUDA provider, which only a GPU loads.
 # Exporting belongs to another process; an image that can import torch is one that will some day.
-RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[${EXTRAS}]" \
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /venv/bin/pip install --disable-pip-version-check -c constraints.txt ".[${EXTRAS}]" \
  && case ",${EXTRAS}," in *,gpu,*) ;; *) rm /venv/lib/python3*/site-packages/onnxruntime/capi/*_providers_[ct]*.so ;; esac \
  && /venv/bin/python -c "import importlib.util as u, sys; sys.exit([n for n in ('torch', 'onnx', 'onnxscript') if u.find_spec(n)] or 0)"
 
 FROM source AS build-worker
 # Where torch for the CPU is; that of PyPI brings gigabytes of CUDA along. Empty: wherever pip looks by itself.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN --mount=type=bind,from=wheels,target=/wheels \
-    /venv/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt --find-links /wheels \
+RUN --mount=type=bind,from=wheels,target=/wheels --mount=type=cache,target=/root/.cache/pip \
+    /venv/bin/pip install --disable-pip-version-check -c constraints.txt --find-links /wheels \
       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} ".[export]" \
  && rm /venv/lib/python3*/site-packages/onnxruntime/capi/*_providers_[ct]*.so
 
