@@ -36,6 +36,12 @@ def requirement_name(line: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def test_the_peers_benchmark_installs_what_the_package_needs():
+    lines = (ROOT / "benchmarks/peers/attnserve/requirements.txt").read_text("utf-8").splitlines()
+    installed = {requirement_name(line) for line in lines if not line.startswith("#")}
+    assert {requirement_name(line) for line in PROJECT["project"]["dependencies"]} <= installed
+
+
 def test_package_list_is_the_tree():
     assert sorted(PACKAGES) == packages_of_tree(), "a package missing from pyproject.toml is missing from the wheel"
 
