@@ -60,6 +60,18 @@ def bound_malloc() -> bool:
     return all(taken)
 
 
+def trim_malloc() -> bool:
+    """Give back what is free in the middle of the C library's heaps; a few milliseconds. Whether it has such a thing.
+
+    A heap itself gives back its end alone: a few bytes of a request that stay, as what a cache remembers, keep all that
+    other requests had freed before them.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0) >= 0)
+    except (OSError, AttributeError):
+        return False
+
+
 def _cgroup_limit() -> int | None:
     limit = _read_cgroup("memory.max", "memory/memory.limit_in_bytes")
     return int(limit) if limit is not None and limit.isdigit() else None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from attnserve.bundle import LOGITS, BundleError
 from attnserve.golden import read_golden, replay
 from attnserve.interface import Interface
+from attnserve.machine import trim_malloc
 from attnserve.packing import Packed, pack
 from attnserve.runtime import NO_ROWS, Runtime
 from attnserve.service.observer import NOBODY, BatchRun, Observer
@@ -149,12 +150,15 @@ class Engine:
         outputs = self.runtime.run(
             feeds.packed, feeds.rows, feeds.outputs, feeds.capture, jobs[0].head_scale, shrink=shrink
         )
+        computed = time.perf_counter()
+        if shrink:
+            trim_malloc()
         self.observer.ran(
             BatchRun(
                 lengths=feeds.packed.lengths,
                 pads=self.kernels is None,
                 pack_seconds=packed - begin,
-                compute_seconds=time.perf_counter() - packed,
+                compute_seconds=computed - packed,
             )
         )
         return split_outputs(jobs, outputs)

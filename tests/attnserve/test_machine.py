@@ -120,3 +120,18 @@ def test_memory_that_is_freed_goes_back_to_the_system():
     assert grown["bound"] < 2 << 20
     # Else this test shows nothing.
     assert grown["unbound"] > 15 << 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_holes_in_a_heap_go_back_to_the_system_when_it_is_trimmed():
+    code = (
+        "from attnserve.machine import bound_malloc, trim_malloc\n"
+        "bound_malloc()\n"
+        "resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "blocks = [bytearray(50_000) for _ in range(1000)]\n"
+        "del blocks[::2], blocks[:-1]\n"
+        "holed = resident(); trim_malloc(); print(holed - resident())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # The last block lives at the top, and all below it is free.
+    assert int(done.stdout) > 40 << 20

@@ -210,11 +210,14 @@ def test_memory_is_given_back_now_and_then(bundles, monkeypatch):
         return run(*arguments, shrink=shrink)
 
     monkeypatch.setattr(engine.runtime, "run", watched)
+    trimmed = []
+    monkeypatch.setattr("attnserve.service.engine.trim_malloc", lambda: trimmed.append(len(seen)))
     now = [100.0]
     monkeypatch.setattr("attnserve.service.engine.time", SimpleNamespace(perf_counter=lambda: now[0]))
     for seconds in (0, 1, 8.9, 0.2, 0, 11):
         now[0] += seconds
         engine.run_lengths([3, 5])
     assert seen == [True, False, False, True, False, True]
+    assert trimmed == [1, 4, 6]
     engine.shrink()
     assert seen[-1]
