@@ -94,8 +94,10 @@ def talk(app, conversation):
 
 
 async def until(condition):
-    while not condition():
-        await asyncio.sleep(0)
+    # Without an end a test would not fail but hang.
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 def check_problem(response, status):

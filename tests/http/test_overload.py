@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -59,10 +60,10 @@ def test_memory_for_answers_is_shared(make_app):
 def test_too_many_large_answers_are_429(make_app, monkeypatch):
     app, engine, _ = make_app(max_encoding_queue=1)
     engine.release.release(100)
-    engine.runtime = None
+    engine.runtime = SimpleNamespace(weighing=None)
     # 320 x 320 weights of a head: more than is written on the way.
     weights = [{"weights": np.zeros((1, 1, 320, 320), np.float32)}]
-    monkeypatch.setattr("attnserve.service.routes.compute_arrays", lambda *_: weights)
+    monkeypatch.setattr("attnserve.service.inquiry.compute_arrays", lambda *_: weights)
     body = {"sequences": [[1] * 320], "layers": [0], "heads": [0], "quantity": "weights"}
     headers = {"Accept": "application/x-safetensors"}
     turns = app.state.encoding
