@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 # Of the 5 to 32 threads that asyncio keeps.
 MAX_WEIGHING = MAX_TOKENISING = 8
 MAX_ENCODING = 4
+MAX_INVITING = 4
 
 
 class _App(FastAPI):
@@ -95,6 +96,7 @@ def create_app(
         await desk.client.close()
         await asyncio.to_thread(catalogue.close)
         app.state.encoding.close()
+        app.state.inviting.close()
 
     app = _App(
         title="attnserve",
@@ -124,6 +126,8 @@ def create_app(
     # Threads are few: those who may take one for long wait their turn here. Large bodies go one at a time: parsing
     # holds the interpreter's lock anyway, and a document takes many times the memory of its body.
     app.state.parsing = asyncio.Semaphore(1)
+    # Versions to compare with: each is loaded and proven, and takes the room of the one before.
+    app.state.inviting = Turns(1, max_waiting=MAX_INVITING, work="versions")
     # Tokenizers let go of it, and wait for no document.
     app.state.tokenising = asyncio.Semaphore(min(count_cores(), MAX_TOKENISING))
     app.state.weighing = asyncio.Semaphore(min(count_cores(), MAX_WEIGHING))

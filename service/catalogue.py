@@ -13,12 +13,12 @@ from collections.abc import Callable
 from attnserve.bundle import BundleError
 from attnserve.repository import Repository
 from attnserve.runtime import DeviceError
-from attnserve.service.failures import Failures
+from attnserve.service.failures import Failures, describe_error
+from attnserve.service.guests import Guests
 from attnserve.service.model import ServedModel, load_model, make_tuner
 from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import Conflict, NotFound, Unavailable
 from attnserve.service.settings import Settings
-from attnserve.text import TextError
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Catalogue:
         self._stopping = threading.Event()
         self._is_empty = False
         self._tuner = make_tuner(settings)
+        self.guests = Guests(self._load, self._shorten, clock)
 
     @property
     def versions(self) -> dict[str, tuple[int, ...]]:
@@ -128,6 +129,7 @@ class Catalogue:
             for name in self.models.keys() - self.versions.keys():
                 self._retire(name)
             self.failures.keep(self.versions)
+            self.guests.dismiss(self.versions)
             for name in self.versions:
                 if self._stopping.is_set():
                     return
@@ -206,6 +208,7 @@ class Catalogue:
         """Finish what is queued and stop every worker."""
         for model in self.models.values():
             model.batcher.close()
+        self.guests.close()
 
     def _check_name(self, name: str) -> None:
         if name not in self.versions:
@@ -239,17 +242,14 @@ class Catalogue:
         """Load and prove a version; None if that failed, which is noted."""
         self.loading = (name, version)
         try:
-            return self._load(name, version)
+            return self._load(name, version, self.observe(name, version))
         except DeviceError as error:
             if self.is_loading:
                 raise
             self._fail(name, version, str(error))
         # Not only `BundleError`: a manifest that is whole but wrong fails somewhere in numpy or ONNX Runtime.
         except Exception as error:
-            is_ours = isinstance(error, BundleError | TextError | OSError)
-            if not is_ours:
-                log.error("%s/%d failed in an unknown way", name, version, exc_info=error)
-            self._fail(name, version, str(error) if is_ours else f"{type(error).__name__}: {error}")
+            self._fail(name, version, describe_error(error))
         finally:
             self.loading = None
         return None
@@ -286,12 +286,12 @@ class Catalogue:
         self.is_lost = True
         self._on_lost()
 
-    def _load(self, name: str, version: int) -> ServedModel:
+    def _load(self, name: str, version: int, observer: Observer = NOBODY) -> ServedModel:
         return load_model(
             self.repository.locate(name, version),
             self.settings,
             self._tuner,
-            observer=self.observe(name, version),
+            observer=observer,
             on_lost=self._lose,
             is_idle=not self.models,
         )

@@ -1,14 +1,15 @@
-"""Comparison: what a request is to be compared with, another model or other sequences of the same lengths."""
+"""Comparison: what a request is compared with: another model or version, or other sequences of the same lengths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnserve.bundle import is_version
 from attnserve.service.problems import Invalid
 from attnserve.service.selection import describe
 from attnserve.service.sequences import Input, Reader, parse_sequences
 
-FIELDS = ("model", "sequences")
+FIELDS = ("model", "version", "sequences")
 
 
 # Without a repr: inputs are user data.
@@ -17,10 +18,17 @@ class Comparison:
     """The other side; what is None is the same on both."""
 
     model: str | None = None
+    version: int | None = None
+    """None is the one that is served."""
     inputs: list[Input] | None = None
     """As the model asked reads them."""
     field: str = "compare"
     """Where it stands in the request."""
+
+    @property
+    def model_field(self) -> str:
+        """What of it names the model on the other side."""
+        return f"{self.field}.{'version' if self.model is None else 'model'}"
 
 
 def parse_comparison(value: Any, reader: Reader, inputs: Sequence[Input], field: str) -> Comparison:
@@ -32,7 +40,7 @@ def parse_comparison(value: Any, reader: Reader, inputs: Sequence[Input], field:
         inputs: of the request.
         field: its name.
     """
-    expected = 'an object with "model", "sequences" or both'
+    expected = 'an object with "model", "version" or "sequences"'
     if not isinstance(value, dict) or not value:
         raise Invalid.about(field, f"expected {expected}, got {describe(value)}")
     for name in value:
@@ -41,11 +49,14 @@ def parse_comparison(value: Any, reader: Reader, inputs: Sequence[Input], field:
     model = value.get("model")
     if "model" in value and not isinstance(model, str):
         raise Invalid.about(f"{field}.model", f"expected the name of a model, got {describe(model)}")
+    version = value.get("version")
+    if "version" in value and (type(version) is not int or not is_version(str(version))):
+        raise Invalid.about(f"{field}.version", f"expected a positive integer, got {describe(version)}")
     if "sequences" not in value:
-        return Comparison(model=model, field=field)
+        return Comparison(model=model, version=version, field=field)
     others = parse_sequences(value["sequences"], reader, f"{field}.sequences")
     check_lengths(inputs, others, f"{field}.sequences")
-    return Comparison(model=model, inputs=others, field=field)
+    return Comparison(model=model, version=version, inputs=others, field=field)
 
 
 def check_lengths(inputs: Sequence[Input], others: Sequence[Input], field: str) -> None:

@@ -43,7 +43,7 @@ def make_counterpart(request: PredictRequest, model: ServedModel, other: ServedM
     assert question.compare is not None
     inputs = request.inputs if question.compare.inputs is None else question.compare.inputs
     if other is not model:
-        field = f"{question.compare.field}.model"
+        field = question.compare.model_field
         _check_shapes(model, other, field)
         inputs = _read_again(inputs, other.reader, field)
         check_lengths(request.inputs, inputs, field)

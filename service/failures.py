@@ -1,11 +1,26 @@
 """Failures: which versions cannot be served, why, and when to try them again."""
 
+import logging
 from collections.abc import Container
 from dataclasses import dataclass
+
+from attnserve.bundle import BundleError
+from attnserve.runtime import DeviceError
+from attnserve.text import TextError
+
+log = logging.getLogger(__name__)
 
 # At once when its files change, else after this long, and then twice as long each time: a disk that was full may be so
 # no more, a bundle that is broken stays broken.
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 10.0, 600.0
+
+
+def describe_error(error: Exception) -> str:
+    """Why a version could not be loaded, for those who asked for it; what nobody expected goes to the log as well."""
+    if isinstance(error, BundleError | DeviceError | TextError | OSError):
+        return str(error)
+    log.error("a version failed in an unknown way", exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, kw_only=True)

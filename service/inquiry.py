@@ -7,6 +7,7 @@ from fastapi import Request, Response
 from attnserve.service.ablation import describe_ablation
 from attnserve.service.answer import Content, check_picture, describe_answer, describe_headers, write_answer
 from attnserve.service.attention import answer_bytes, captures_for, check_size, compute_arrays, held_bytes
+from attnserve.service.body import in_turn
 from attnserve.service.budget import Budget
 from attnserve.service.comparison import Comparison
 from attnserve.service.counterpart import Counterpart, compare_arrays, describe_counterpart, make_counterpart
@@ -18,8 +19,8 @@ from attnserve.service.passes import Passes, sort_answers
 from attnserve.service.plan import describe_plan
 from attnserve.service.prediction import check_finite
 from attnserve.service.preprocess import PredictRequest
-from attnserve.service.problems import Invalid, NotFound
-from attnserve.service.routing import answer_json, ask, find_model, weigh_and_write
+from attnserve.service.problems import Conflict, Invalid, NotFound
+from attnserve.service.routing import answer_json, ask, find_model, get_catalogue, weigh_and_write
 from attnserve.service.settings import Settings
 
 
@@ -48,7 +49,9 @@ async def answer_question(
     check_size(asked, layers, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
     sides = [(model, asked)]
     if question.compare is not None:
-        other = model if question.compare.model is None else _find_other(request, question.compare)
+        compare = question.compare
+        is_same = compare.model is None and compare.version is None
+        other = model if is_same else await _find_other(request, model, compare)
         sides.append((other, make_counterpart(asked, model, other)))
     num_bytes = sum(held_bytes(one, side.manifest) for side, one in sides)
     with budget.hold(num_bytes + answer_bytes(asked, layers)):
@@ -65,18 +68,27 @@ async def answer_question(
         return await weigh_and_write(request, model, compute, write)
 
 
-def _find_other(request: Request, compare: Comparison) -> ServedModel:
-    """The model on the other side.
+async def _find_other(request: Request, model: ServedModel, compare: Comparison) -> ServedModel:
+    """The model on the other side; a version that is not served is loaded first, in a thread.
 
     Raises:
-        Invalid: there is none of that name.
+        Invalid: there is none of that name, no such version, or it cannot be served.
         Unavailable: it does not answer.
+        Overloaded: too many versions are waiting to be loaded.
     """
-    assert compare.model is not None
+    name = model.name if compare.model is None else compare.model
+    catalogue = get_catalogue(request)
+    served, versions = catalogue.models.get(name), catalogue.versions.get(name)
+    if compare.version is None or versions is None or (served is not None and served.version == compare.version):
+        try:
+            return find_model(request, name, None)
+        except NotFound as problem:
+            raise Invalid.about(f"{compare.field}.model", problem.faults[0].message) from None
+    invite = functools.partial(catalogue.guests.invite, name, compare.version, versions)
     try:
-        return find_model(request, compare.model, None)
-    except NotFound as problem:
-        raise Invalid.about(f"{compare.field}.model", problem.faults[0].message) from None
+        return await in_turn(request, request.app.state.inviting, invite)
+    except (Conflict, NotFound) as problem:
+        raise Invalid.about(f"{compare.field}.version", problem.detail) from None
 
 
 def _compute(model: ServedModel, asked: PredictRequest, passes: Passes, counterpart: Counterpart | None) -> Content:

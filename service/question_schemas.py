@@ -67,6 +67,9 @@ class CompareFields(BaseModel):
     """The other side of a comparison; what is not given is the same on both."""
 
     model: str | None = Field(None, description="Another model, with as many layers, heads and outputs.")
+    version: int | None = Field(
+        None, ge=1, le=999_999_999, description="Of that model, or of the one asked; need not be the served one."
+    )
     sequences: Sequences | None = Field(None, description="Other sequences, as many and of the same lengths.")
 
 

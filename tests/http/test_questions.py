@@ -223,6 +223,31 @@ def test_a_twin_beside_its_model(twins):
     assert 0 < rolled["divergences"][0]["bits"] < 1
 
 
+def test_a_version_that_is_not_served_is_loaded_to_compare_with(bundles, start_server, tmp_path):
+    for version in ("1", "2", "3"):
+        shutil.copytree(bundles / "tiny" / "1", tmp_path / "tiny" / version)
+    (tmp_path / "tiny" / "3" / "model.onnx").write_bytes(b"damaged")
+    (tmp_path / "tiny" / "aliases.json").write_text('{"active": 2}')
+    with start_server(tmp_path) as served:
+        answer = served.ask("attention", {"sequences": SEQUENCES, "compare": {"version": 1}})
+        assert (answer["version"], answer["comparison"]["version"]) == (2, 1)
+        assert answer["comparison"]["diagnostics"] == answer["diagnostics"]
+        itself = served.ask("attention", {"sequences": SEQUENCES, "compare": {"model": "tiny", "version": 2}})
+        assert (itself["version"], itself["comparison"]["version"]) == (2, 2)
+        for version, words in (
+            (4, "expected one of [1, 2, 3], got 4"),
+            (3, "version 3 cannot be served: tiny/3/model.onnx: expected sha256"),
+        ):
+            response = served.post("attention", {"sequences": SEQUENCES, "compare": {"version": version}})
+            assert response.status_code == 422
+            assert response.json()["errors"][0]["field"] == "compare.version"
+            assert words in response.json()["detail"]
+            assert str(tmp_path) not in response.text
+        # Nobody else is answered by it, and what is served does not know of it.
+        assert served.client.get("/v1/models/tiny/versions/1").status_code == 404
+        assert [model.get("reason") for model in served.client.get("/v1/models").json()["models"]] == [None]
+
+
 def test_what_no_model_can_be_compared_with(twins):
     for model, message in (("nope", "expected one of other"), ("", "expected one of other")):
         response = twins.post("attention", {"sequences": [[1]], "compare": {"model": model}})
