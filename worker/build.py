@@ -100,7 +100,10 @@ def _judge(ended: Ended, step: str) -> Verdict:
     if ended.excess is not None:
         reason = f"{ended.excess} in step {step}"
     elif ended.exit_code < 0:
-        reason = f"the export process was killed by {signal.Signals(-ended.exit_code).name} in step {step}"
+        name = signal.Signals(-ended.exit_code).name
+        reason = f"the export process was killed by {name} in step {step}"
+        if name == "SIGKILL":
+            reason += "; if nobody has killed it, the system had no memory left"
     else:
         reason = f"the export process ended with {ended.exit_code} in step {step}, without a verdict"
     log.warning("%s; its last words:\n%s", reason, ended.stderr or "none")
