@@ -70,9 +70,16 @@ class Builder:
                         return _judge(event, step)
                     step = event.step
                     on_progress(step, event.message)
+                    continue
+                if not listener.is_alive() and events.empty():
+                    raise RuntimeError("nobody listens to the export process any more")
         finally:
             stop.set()
             listener.join()
+            if process.returncode is None:
+                # The listener has broken off: a bug, but no reason to leave a process behind.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
 
     def _start(self, order: ExportOrder, work: Path, folder: Path) -> subprocess.Popen[bytes]:
         scratch = work / "tmp"

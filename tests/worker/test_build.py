@@ -144,6 +144,18 @@ def test_limits_act_while_whoever_is_told_is_busy(build, tmp_path):
     assert reason.startswith("building took longer than 1 s")
 
 
+def test_a_listener_that_breaks_off_leaves_no_process_and_no_job(build, tmp_path, monkeypatch):
+    pid = tmp_path / "pid"
+
+    def break_off(*_):
+        wait_until(lambda: pid.exists() and pid.read_text())
+
+    monkeypatch.setattr("attnserve.worker.build.listen", break_off)
+    with pytest.raises(RuntimeError, match="nobody listens"):
+        build(f"open({str(pid)!r}, 'w').write(str(os.getpid())); sys.stdout.flush(); time.sleep(600)")
+    assert is_gone(int(pid.read_text()))
+
+
 def test_settings_and_their_passwords_are_not_handed_on(build, tmp_path, monkeypatch):
     monkeypatch.setenv("ATTNSERVE_DATABASE_URL", "postgresql://u:geheim@h/d")
     build(f"open({str(tmp_path / 'env')!r}, 'w').write(repr(dict(os.environ)))")
