@@ -70,9 +70,16 @@ class Builder:
                         return _judge(event, step)
                     step = event.step
                     on_progress(step, event.message)
+                    continue
+                if not listener.is_alive() and events.empty():
+                    raise RuntimeError("nobody listens to the export process any more")
         finally:
             stop.set()
             listener.join()
+            if process.returncode is None:
+                # The listener has broken off: a bug, but no reason to leave a process behind.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
 
     def _start(self, order: ExportOrder, work: Path, folder: Path) -> subprocess.Popen[bytes]:
         scratch = work / "tmp"
@@ -100,7 +107,10 @@ def _judge(ended: Ended, step: str) -> Verdict:
     if ended.excess is not None:
         reason = f"{ended.excess} in step {step}"
     elif ended.exit_code < 0:
-        reason = f"the export process was killed by {signal.Signals(-ended.exit_code).name} in step {step}"
+        name = signal.Signals(-ended.exit_code).name
+        reason = f"the export process was killed by {name} in step {step}"
+        if name == "SIGKILL":
+            reason += "; if nobody has killed it, the system had no memory left"
     else:
         reason = f"the export process ended with {ended.exit_code} in step {step}, without a verdict"
     log.warning("%s; its last words:\n%s", reason, ended.stderr or "none")

@@ -55,8 +55,8 @@ class Leases:
         try:
             with self._engine.begin() as connection:
                 connection.execute(statement)
-        except sa.exc.IntegrityError:
-            # PostgreSQL: another worker has made it in this moment.
+        except (sa.exc.IntegrityError, sa.exc.ProgrammingError):
+            # PostgreSQL, where looking and making are two things: another worker has made it in this moment.
             with self._engine.begin() as connection:
                 connection.execute(statement)
 

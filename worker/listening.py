@@ -93,7 +93,9 @@ def listen(
                         elif said is not None:
                             verdict = said
             excess = excess or _find_excess(process.pid, limits, clock() - begin)
-            if excess is not None or stop.is_set() or len(pending) > MAX_LINE_BYTES or _has_ended(process.pid):
+            if len(pending) > MAX_LINE_BYTES:
+                excess = excess or "building said a line without an end"
+            if excess is not None or stop.is_set() or _has_ended(process.pid):
                 # By its number, which nobody else can get before it is waited for below. What it has left running, if
                 # it has ended, would hold the pipes open.
                 with suppress(ProcessLookupError):

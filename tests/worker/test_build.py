@@ -37,6 +37,7 @@ SAY = """
 import json
 def say(document): print(json.dumps(document), flush=True)
 """
+KILLED = "the export process was killed by SIGKILL in step load; if nobody has killed it, the system had no memory left"
 FAILED = '{"verdict": {"outcome": {"state": "failed", "step": "load", "reason": "it is none"}}}'
 
 
@@ -55,7 +56,7 @@ def test_a_verdict_counts_whatever_happens_afterwards(build):
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "the export process was killed by SIGKILL in step load"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", KILLED),
         ("os.abort()", "the export process was killed by SIGABRT in step load"),
         ("sys.exit(5)", "the export process ended with 5 in step load, without a verdict"),
         ("pass", "the export process ended with 0 in step load, without a verdict"),
@@ -63,7 +64,7 @@ def test_a_verdict_counts_whatever_happens_afterwards(build):
         ("subprocess.Popen(['sleep', '600'])", "the export process ended with 0 in step load, without a verdict"),
         (
             "sys.stdout.write('x' * 20_000_000); time.sleep(600)",
-            "the export process was killed by SIGKILL in step load",
+            "building said a line without an end in step load",
         ),
     ],
     ids=["killed", "aborted", "exit", "silent", "left running", "endless line"],
@@ -141,6 +142,18 @@ def test_limits_act_while_whoever_is_told_is_busy(build, tmp_path):
     code = f"open({str(pid)!r}, 'w').write(str(os.getpid())); sys.stdout.flush(); time.sleep(600)"
     reason = build(code, Limits(seconds=1, num_bytes=1024 * MIB), check).outcome.reason
     assert reason.startswith("building took longer than 1 s")
+
+
+def test_a_listener_that_breaks_off_leaves_no_process_and_no_job(build, tmp_path, monkeypatch):
+    pid = tmp_path / "pid"
+
+    def break_off(*_):
+        wait_until(lambda: pid.exists() and pid.read_text())
+
+    monkeypatch.setattr("attnserve.worker.build.listen", break_off)
+    with pytest.raises(RuntimeError, match="nobody listens"):
+        build(f"open({str(pid)!r}, 'w').write(str(os.getpid())); sys.stdout.flush(); time.sleep(600)")
+    assert is_gone(int(pid.read_text()))
 
 
 def test_settings_and_their_passwords_are_not_handed_on(build, tmp_path, monkeypatch):
