@@ -75,7 +75,8 @@ def top_ids(logits: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
     """[P, top_k] ids by falling logit; ties go to the smaller id."""
     num_rows, size = logits.shape
     if top_k == 1:
-        return logits.argmax(axis=1, keepdims=True)
+        likeliest: NDArray[np.int64] = logits.argmax(axis=1, keepdims=True)
+        return likeliest
     if top_k == size or size <= SMALL_SIZE:
         return np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     # The k-th largest value bounds the candidates; all ties with it are kept, so that the smaller ids win.
