@@ -58,9 +58,9 @@ def measure_op(op: str, shape: Shape, library: Path, *, peak: float, rounds: int
 
 
 def format_ops(figures: list[OpFigures]) -> str:
-    """A table in markdown."""
+    """A table in markdown; in brackets what the ratios would be if a kernel did nothing but multiply, at the peak."""
     lines = [
-        "| op | sequences | head size | | kernel ms | body / kernel | kernel / fused | share of peak |",
+        "| op | sequences | head size | | kernel ms | share of peak | body / kernel | kernel / fused |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for line in figures:
@@ -71,9 +71,10 @@ def format_ops(figures: list[OpFigures]) -> str:
             else f"{len(shape.lengths)} of {min(shape.lengths)}-{max(shape.lengths)}"
         )
         direction = "causal" if shape.causal else "bidirectional"
-        fused = "" if line.fused_ratio is None else f"{line.fused_ratio:.2f}"
+        share, fused = line.peak_share, line.fused_ratio
         lines.append(
-            f"| {line.op} | {sequences} | {shape.head_size} | {direction} | {line.kernel * 1e3:.3f} | "
-            f"{line.body_ratio:.1f} | {fused} | {line.peak_share:.0%} |"
+            f"| {line.op} | {sequences} | {shape.head_size} | {direction} | {line.kernel * 1e3:.3f} | {share:.0%} | "
+            f"{line.body_ratio:.1f} ({line.body_ratio / share:.1f}) | "
+            + (f"{fused:.2f} ({fused * share:.2f}) |" if fused is not None else "|")
         )
     return "\n".join(lines)
