@@ -178,7 +178,9 @@ void RunAttendTask(const Attention& attention, const Plan& plan, const float* sc
   Workspace work(attention, plan.KeysSize(num_steps) + plan.ValuesSize(num_steps));
   float* keys = work.packed();
   float* values = keys + plan.KeysSize(num_steps);
-  PackTile<T>(attention, sequence, task.key_head, 1, 0, [&](Index) { return keys; }, [&](Index) { return values; });
+  for (Index first_key = 0; first_key < num_steps; first_key += kTileKeys)
+    PackTile<T>(
+        attention, sequence, task.key_head, 1, first_key, [&](Index) { return keys; }, [&](Index) { return values; });
   const Index group = attention.num_heads / attention.num_key_heads;
   for (Index head = task.key_head * group; head < (task.key_head + 1) * group; ++head)
     for (Index query = 0; query < num_steps; query += kBlockQueries)

@@ -57,11 +57,14 @@ OrtStatusPtr AttentionKernel::ComputeV2(OrtKernelContext* raw) {
     attention.value = context.GetInput(kValue).GetTensorRawData();
     attention.output = MakeOutput(context, {num_rows, num_heads, value[2]}, attention.storage, attention.sequences);
 
-    const Plan plan(attention, target_.padding);
-    const Scratch scratch(context, plan.scratch_size());
-    RunTasks(context, plan.num_pack_tasks(), [&](Index task) { target_.pack(attention, plan, scratch.get(), task); });
-    RunTasks(context, plan.num_attend_tasks(),
-             [&](Index task) { target_.attend(attention, plan, scratch.get(), task); });
+    for (Index first = 0; first < static_cast<Index>(attention.sequences.size());) {
+      const Plan plan(attention, target_.padding, first);
+      const Scratch scratch(context, plan.scratch_size());
+      RunTasks(context, plan.num_pack_tasks(), [&](Index task) { target_.pack(attention, plan, scratch.get(), task); });
+      RunTasks(context, plan.num_attend_tasks(),
+               [&](Index task) { target_.attend(attention, plan, scratch.get(), task); });
+      first = plan.end_sequence();
+    }
   });
 }
 

@@ -12,6 +12,8 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <cstdint>
+#include <vector>
 
 #include "floats.h"
 #include "pack-inl.h"
@@ -33,12 +35,16 @@ class Description {
         queries_(RoundUp(statistics.head_size, kChunk) * kBlockQueries),
         keys_(RoundUp(statistics.num_keys, kPanelKeys) * statistics.head_size),
         scores_(RoundUp(statistics.num_keys, kTileKeys) * kRows),
-        received_(RoundUp(statistics.num_keys, kLanes)) {
+        received_(RoundUp(statistics.num_keys, kLanes)),
+        tokens_(RoundUp(statistics.num_keys, kLanes) + 1) {
     const Index size = statistics.head_size, num_keys = statistics.num_keys;
     const Rows<const float> keys{statistics.key + head * num_keys * size, size, num_keys, size};
     for (Index key = 0; key < RoundUp(num_keys, kPanelKeys); key += 4)
       PackFourKeys(Slice(keys, key, 4), keys_.get() + PackedKey(key, size));
     std::fill_n(received_.get(), RoundUp(num_keys, kLanes), 0.0f);
+    // Before the first key and beyond the last there is none.
+    std::fill(tokens_.begin(), tokens_.end(), -1);
+    std::copy_n(statistics.token, num_keys, tokens_.begin() + 1);
   }
 
   void Describe() {
@@ -80,7 +86,8 @@ class Description {
     const float nats = total == 0 ? 0 : (std::log(total) * sums.total - sums.logs) * inverse;
     // Rounding may leave a little less than nothing. A NaN is kept where it comes first.
     statistics_.entropy[place] = std::max(nats * 1.44269504f, 0.0f);
-    statistics_.distance[place] = Receive(seen, row, step, inverse);
+    statistics_.mass[place] = sums.total * inverse;
+    Receive(seen, row, query, inverse);
     const auto weight = [&](Index key) { return key < seen.first || key > seen.last ? 0.0f : *At(key, row) * inverse; };
     statistics_.sink[place] = weight(0);
     statistics_.previous[place] = weight(step - 1);
@@ -125,18 +132,29 @@ class Description {
     return {Sum(total), Sum(logs)};
   }
 
-  // Adds the row's weights to what keys have received; returns their mean distance.
-  float Receive(KeyRange seen, Index row, Index step, float inverse) {
+  // Adds the row's weights to what keys have received, and up where they are.
+  void Receive(KeyRange seen, Index row, Index query, float inverse) {
+    const hn::RebindToSigned<D> integers;
+    const Index step = statistics_.step[query], place = head_ * statistics_.num_queries + query;
+    const auto token = hn::Set(integers, tokens_[step + 1]);
     const Vector factor = hn::Set(D(), inverse);
-    Vector distance = hn::Zero(D());
+    Vector distance = hn::Zero(D()), duplicate = hn::Zero(D()), induction = hn::Zero(D());
     ForVectors(seen, row, [&](Index key, const float* at, hn::Mask<D>) {
       const Vector weight = hn::Mul(hn::Load(D(), at), factor);
-      const Vector steps = hn::Iota(D(), static_cast<float>(key - step));
-      distance = hn::MulAdd(weight, hn::Abs(steps), distance);
       float* received = received_.get() + key;
       hn::Store(hn::Add(hn::Load(D(), received), weight), D(), received);
+      const Vector away = hn::Iota(D(), static_cast<float>(key - step));
+      distance = hn::MulAdd(weight, hn::Abs(away), distance);
+      const auto add = [&](Vector& sum, const std::int32_t* tokens, hn::Mask<D> is_near) {
+        const auto is_same = hn::RebindMask(D(), hn::Eq(hn::LoadU(integers, tokens), token));
+        sum = hn::Add(sum, hn::IfThenElseZero(hn::And(is_near, is_same), weight));
+      };
+      add(duplicate, &tokens_[key + 1], hn::Lt(away, hn::Zero(D())));
+      add(induction, &tokens_[key], hn::Le(away, hn::Zero(D())));
     });
-    return Sum(distance);
+    statistics_.distance[place] = Sum(distance);
+    statistics_.duplicate[place] = Sum(duplicate);
+    statistics_.induction[place] = Sum(induction);
   }
 
   template <typename Function>
@@ -164,6 +182,8 @@ class Description {
   const Floats keys_;
   const Floats scores_;
   const Floats received_;
+  // One before: that of each key, and at the same place that of the key before it.
+  std::vector<std::int32_t> tokens_;
 };
 
 void RunDescribe(const Statistics& statistics, Index head) { Description(statistics, head).Describe(); }

@@ -1,8 +1,8 @@
 // How one call of an attention op is cut into tasks.
 //
 // A task is the same, and sums in the same order, whoever else is in the batch and however many threads there are: a
-// sequence's answer is its own to the last bit. Sequences of up to a tile are one task per key head. Longer ones are
-// packed first, a task per tile of keys, and then attended to, a task per head and block of queries.
+// sequence's answer is its own to the last bit. Short sequences are one task per key head. Longer ones are packed
+// first, a task per tile of keys, and then attended to, a task per head and block of queries.
 
 #ifndef ATTNSERVE_KERNELS_PLAN_H_
 #define ATTNSERVE_KERNELS_PLAN_H_
@@ -39,16 +39,25 @@ struct AttendTask {
   Index first_query;
 };
 
+// Longest sequence whose keys and values one task packs for itself: they stay in the second-level cache.
+constexpr Index kShortSteps = 256;
+// Packed keys and values that are in memory at once, in floats, where one sequence does not need more: what has just
+// been packed is in a cache still when it is attended to.
+constexpr Index kMostPacked = 1 << 18;
+
+// Of the sequences from `first_sequence` to before `end_sequence()`.
 class Plan {
  public:
-  Plan(const Attention& attention, Padding padding);
+  Plan(const Attention& attention, Padding padding, Index first_sequence);
+
+  Index end_sequence() const { return first_sequence_ + static_cast<Index>(first_float_.size()) - 1; }
 
   Index num_pack_tasks() const { return first_pack_task_.back(); }
   Index num_attend_tasks() const { return first_attend_task_.back(); }
   PackTask GetPackTask(Index task) const;
   AttendTask GetAttendTask(Index task) const;
 
-  // Floats of memory for the packed keys and values of all long sequences.
+  // Floats of memory for the packed keys and values of long sequences.
   Index scratch_size() const { return first_float_.back(); }
   // Where in it the keys, and the values, of a key head begin.
   Index KeysOffset(Index sequence, Index key_head) const;
@@ -61,7 +70,8 @@ class Plan {
  private:
   const Attention& attention_;
   const Padding padding_;
-  // By sequence, and one more: the end.
+  const Index first_sequence_;
+  // By sequence from the first one on, and one more: the end.
   std::vector<Index> first_pack_task_;
   std::vector<Index> first_attend_task_;
   std::vector<Index> first_float_;

@@ -1,13 +1,14 @@
 #include "statistics_op.h"
 
 #include <cmath>
+#include <limits>
 #include <string>
 
 namespace attnserve {
 namespace {
 
-enum Input : std::size_t { kQuery, kKey, kStep, kFirstKey, kLastKey, kScale, kSoftcap, kEpsilon };
-enum Output : std::size_t { kEntropy, kDistance, kSink, kPrevious, kSelf, kReceived };
+enum Input : std::size_t { kQuery, kKey, kToken, kStep, kFirstKey, kLastKey, kScale, kSoftcap, kEpsilon };
+enum Output : std::size_t { kMass, kEntropy, kDistance, kSink, kPrevious, kSelf, kDuplicate, kInduction, kReceived };
 
 Weighting ReadWeighting(const Ort::ConstKernelInfo& node) {
   const std::string name = node.GetAttribute<std::string>("weighting");
@@ -23,16 +24,16 @@ float ReadScalar(const Ort::KernelContext& context, std::size_t input, const cha
   return number;
 }
 
-// Keys or steps [Q], each from 0 to below `end`.
-const Index* ReadPlaces(const Ort::KernelContext& context, std::size_t input, const char* name, Index num_queries,
-                        Index end) {
+// As many numbers, each from 0 to `largest`.
+const Index* ReadNumbers(const Ort::KernelContext& context, std::size_t input, const char* name, Index count,
+                         Index largest) {
   const Shape shape = ShapeOf(context, input, name, 1);
-  if (shape[0] != num_queries) throw Mismatch(name, Describe({num_queries}), Describe(shape));
-  const Index* places = context.GetInput(input).GetTensorData<std::int64_t>();
-  for (Index query = 0; query < num_queries; ++query)
-    if (places[query] < 0 || places[query] >= end)
-      throw Mismatch(name, "numbers from 0 to " + std::to_string(end - 1), std::to_string(places[query]));
-  return places;
+  if (shape[0] != count) throw Mismatch(name, Describe({count}), Describe(shape));
+  const Index* numbers = context.GetInput(input).GetTensorData<std::int64_t>();
+  for (Index index = 0; index < count; ++index)
+    if (numbers[index] < 0 || numbers[index] > largest)
+      throw Mismatch(name, "numbers from 0 to " + std::to_string(largest), std::to_string(numbers[index]));
+  return numbers;
 }
 
 }  // namespace
@@ -58,17 +59,21 @@ OrtStatusPtr StatisticsKernel::ComputeV2(OrtKernelContext* raw) {
     statistics.head_size = query[2];
     statistics.query = context.GetInput(kQuery).GetTensorData<float>();
     statistics.key = context.GetInput(kKey).GetTensorData<float>();
-    statistics.step = ReadPlaces(context, kStep, "step", query[1], key[1]);
-    statistics.first_key = ReadPlaces(context, kFirstKey, "first_key", query[1], key[1]);
-    statistics.last_key = ReadPlaces(context, kLastKey, "last_key", query[1], key[1]);
+    statistics.token = ReadNumbers(context, kToken, "token", key[1], std::numeric_limits<std::int32_t>::max());
+    statistics.step = ReadNumbers(context, kStep, "step", query[1], key[1] - 1);
+    statistics.first_key = ReadNumbers(context, kFirstKey, "first_key", query[1], key[1] - 1);
+    statistics.last_key = ReadNumbers(context, kLastKey, "last_key", query[1], key[1] - 1);
     const auto output = [&](std::size_t index, Index size) {
       return context.GetOutput(index, {query[0], size}).GetTensorMutableData<float>();
     };
+    statistics.mass = output(kMass, query[1]);
     statistics.entropy = output(kEntropy, query[1]);
     statistics.distance = output(kDistance, query[1]);
     statistics.sink = output(kSink, query[1]);
     statistics.previous = output(kPrevious, query[1]);
     statistics.self = output(kSelf, query[1]);
+    statistics.duplicate = output(kDuplicate, query[1]);
+    statistics.induction = output(kInduction, query[1]);
     statistics.received = output(kReceived, key[1]);
     RunTasks(context, query[0], [&](Index head) { target_.describe(statistics, head); });
   });

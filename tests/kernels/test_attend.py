@@ -23,8 +23,8 @@ from tests.conformance.implementations import (
 from tests.kernels.library import build_library
 
 OPS = {variant.op: variant for variant in reversed(VARIANTS.values())}
-# Around the ends of registers, panels, blocks of 64 queries and tiles of 128 keys.
-LENGTHS = (1, 9, 33, 64, 65, 127, 128, 129, 300)
+# Around the ends of registers, panels, blocks of 64 queries, tiles of 128 keys and short sequences.
+LENGTHS = (1, 9, 33, 64, 65, 127, 128, 129, 255, 256, 257, 300)
 
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda one: one.name)
 every_op = pytest.mark.parametrize("op", OPS)
@@ -93,8 +93,16 @@ def test_float16_of_many_tiles(kernel: Implementation, op: str, size: int) -> No
 @every_kernel
 @every_op
 @every_direction
-def test_batch_mates_and_threads_change_nothing_bit_for_bit(kernel: Implementation, op: str, causal: bool) -> None:
-    case = attention_case("bits", LENGTHS, causal=causal, num_heads=4, num_key_heads=2, head_size=24, value_size=24)
+@pytest.mark.parametrize(
+    ("lengths", "size"),
+    # The second are more keys and values than are packed at once.
+    [(LENGTHS, 24), ((300, 5, 400, 200, 350, 130), 64)],
+    ids=["many", "large"],
+)
+def test_batch_mates_and_threads_change_nothing_bit_for_bit(
+    kernel: Implementation, op: str, causal: bool, lengths: tuple[int, ...], size: int
+) -> None:
+    case = attention_case("bits", lengths, causal=causal, num_heads=4, num_key_heads=2, head_size=size, value_size=size)
     feeds, attributes = feeds_of(case), attributes_of(case)
     together = run_op(kernel, op, feeds, attributes)
     for segment in segments_of(case.lengths):
@@ -116,7 +124,7 @@ def test_a_prefix_answers_as_it_does_before_what_follows_bit_for_bit(
     case = attention_case("prefix", (300,), causal=True, window=window, head_size=20, value_size=20)
     feeds, attributes = feeds_of(case), attributes_of(case)
     whole = run_op(kernel, op, feeds, attributes)
-    for length in (1, 8, 63, 64, 100, 128, 129, 257):
+    for length in (1, 8, 63, 64, 100, 128, 129, 256, 257):
         prefix = {name: array[:length] for name, array in feeds.items() if name != "slots"}
         alone = run_op(kernel, op, {**prefix, "slots": np.arange(length)[None]}, attributes)
         assert np.array_equal(alone, whole[:length])

@@ -18,8 +18,18 @@ from tests.conformance.implementations import KERNELS, Implementation, as_type
 from tests.kernels.library import build_library
 
 OP = "AttentionStatistics"
-INPUTS = {"query": 3, "key": 3, "step": 1, "first_key": 1, "last_key": 1, "scale": 0, "softcap": 0, "epsilon": 0}
-OUTPUTS = ("entropy", "distance", "sink", "previous", "self", "received")
+INPUTS = {
+    "query": 3,
+    "key": 3,
+    "token": 1,
+    "step": 1,
+    "first_key": 1,
+    "last_key": 1,
+    "scale": 0,
+    "softcap": 0,
+    "epsilon": 0,
+}
+OUTPUTS = ("mass", "entropy", "distance", "sink", "previous", "self", "duplicate", "induction", "received")
 WEIGHTED = {variant.weighting: variant for variant in reversed(VARIANTS.values())}
 
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda one: one.name)
@@ -30,7 +40,7 @@ def make_model(weighting: str) -> onnx.ModelProto:
     inputs = [
         helper.make_tensor_value_info(
             name,
-            onnx.TensorProto.INT64 if name in ("step", "first_key", "last_key") else onnx.TensorProto.FLOAT,
+            onnx.TensorProto.INT64 if name in ("token", "step", "first_key", "last_key") else onnx.TensorProto.FLOAT,
             [None] * rank,
         )
         for name, rank in INPUTS.items()
@@ -63,6 +73,8 @@ def make_feeds(
     feeds = {
         "query": gain * random.standard_normal((3, len(steps), size)),
         "key": random.standard_normal((3, num_keys, size)),
+        # Few, so that they repeat.
+        "token": random.integers(0, 7, num_keys),
         "step": steps,
         "first_key": np.maximum(steps - window + 1, 0) if window else np.zeros_like(steps),
         "last_key": steps if causal else np.full_like(steps, num_keys - 1),
@@ -83,14 +95,19 @@ def oracle(weighting: str, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[
     allowed = (column >= feeds["first_key"][:, None]) & (column <= feeds["last_key"][:, None])
     weights = WEIGHTED[weighting].weigh(scores, torch.from_numpy(allowed), epsilon=epsilon).numpy()
     logs = np.log2(weights, out=np.zeros_like(weights), where=weights > 0)
-    rows = np.arange(len(step))
+    rows, token = np.arange(len(step)), feeds["token"]
+    is_same = token[step][:, None] == token
+    follows = np.roll(is_same, 1, axis=1) & (column > 0)
     before = np.where(step > 0, weights[:, rows, step - 1], 0)
     return {
+        "mass": weights.sum(-1),
         "entropy": -(weights * logs).sum(-1),
         "distance": (weights * abs(step[:, None] - column)).sum(-1),
         "sink": weights[:, :, 0],
         "previous": before,
         "self": weights[:, rows, step],
+        "duplicate": (weights * (is_same & (column < step[:, None]))).sum(-1),
+        "induction": (weights * (follows & (column <= step[:, None]))).sum(-1),
         "received": weights.sum(1),
     }
 
@@ -168,6 +185,8 @@ def test_a_number_that_is_none_is_not_hidden(kernel: Implementation, weighting: 
     [
         ({"key": np.ones((3, 5, 7))}, r"key: expected \[3, 5, 8\], got \[3, 5, 7\]"),
         ({"key": np.ones((2, 5, 8))}, r"key: expected \[3, 5, 8\], got \[2, 5, 8\]"),
+        ({"token": [0, 1, 2, 3]}, r"token: expected \[5\], got \[4\]"),
+        ({"token": [0, 1, 2, 3, 2**31]}, "token: expected numbers from 0 to 2147483647, got 2147483648"),
         ({"step": [0, 1]}, r"step: expected \[5\], got \[2\]"),
         ({"step": [0, 1, 2, 3, 5]}, "step: expected numbers from 0 to 4, got 5"),
         ({"first_key": [0, -1, 2, 3, 4]}, "first_key: expected numbers from 0 to 4, got -1"),
