@@ -2,7 +2,8 @@
 
 `golden.npz` holds seeded sequences, the batches to run them in (each alone, and together), and PyTorch's float64
 logits and attention weights of chosen rows. Replay runs the batches in ONNX Runtime and recomputes the weights from the
-captures, just as the service does, so it proves the graph, the packing, the captures and the weights graphs at once.
+captures, just as the service does, so it proves the graph, the packing, the captures, the weights graphs and, where
+there are native kernels, those at once.
 """
 
 import os
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError
-from attnserve.certificate import Certificate, Quantisation
+from attnserve.certificate import Certificate
 from attnserve.packing import pack
+from attnserve.report import BatchResult, Report
 from attnserve.runtime import Runtime
 
 # One unit in the last place of 1.
@@ -89,67 +91,6 @@ class Golden:
 def _check_indices(name: str, array: NDArray[Any]) -> None:
     if array.dtype != np.int64 or array.ndim != 1 or not len(array) or array.min() < 0:
         raise ValueError(f"{name}: expected int64 [n] of numbers >= 0, got {array.dtype} {list(array.shape)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchResult:
-    """One line of a replay: the largest absolute differences in one batch."""
-
-    num_sequences: int
-    longest: int
-    logits: float
-    maps: float
-    num_changed: int
-    """Answers whose likeliest class is another one, though the truth's margin is too large for that."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a replay found."""
-
-    device: str
-    batches: tuple[BatchResult, ...]
-    certificate: Certificate
-    quantisation: Quantisation | None = None
-    """What the manifest says of int8 weights; nothing that replay measures."""
-
-    @property
-    def logits(self) -> float:
-        """Largest difference in the logits."""
-        return max(batch.logits for batch in self.batches)
-
-    @property
-    def maps(self) -> float:
-        """Largest difference in the weights."""
-        return max(batch.maps for batch in self.batches)
-
-    @property
-    def num_changed(self) -> int:
-        """Answers whose likeliest class changed; see `BatchResult`."""
-        return sum(batch.num_changed for batch in self.batches)
-
-    @property
-    def passed(self) -> bool:
-        """Whether all is within the certificate; NaN is not."""
-        certificate = self.certificate
-        within = self.logits <= certificate.logits.allowed and self.maps <= certificate.maps.allowed
-        return within and not self.num_changed
-
-    def table(self) -> str:
-        """The report as text, for people."""
-        head = f"{'sequences':>9}  {'longest':>7}  {'logits':>8}  {'maps':>8}"
-        lines = [
-            f"{batch.num_sequences:>9}  {batch.longest:>7}  {batch.logits:>8.1e}  {batch.maps:>8.1e}"
-            for batch in self.batches
-        ]
-        certificate = self.certificate
-        allowed = f"{'allowed':>18}  {certificate.logits.allowed:>8.1e}  {certificate.maps.allowed:>8.1e}"
-        verdict = "within the certificate" if self.passed else "OUTSIDE THE CERTIFICATE"
-        if self.num_changed:
-            verdict += f": {self.num_changed} answers name another class though the margin is large"
-        same, costs = ("", []) if self.quantisation is None else (" of the same weights", [self.quantisation.table()])
-        title = f"largest differences of {certificate.precision} from PyTorch float64{same}, on {self.device}:"
-        return "\n".join([title, head, *lines, allowed, verdict, *costs])
 
 
 def read_golden(folder: str | os.PathLike[str]) -> Golden:
@@ -236,14 +177,10 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
         steps = map_rows[chosen] - start
         if not len(steps):
             continue
-        expected_weights = golden.maps[expected_maps[chosen]]
-        found = []
-        for layer in manifest.layers:
-            query = outputs[layer.captures["query"]][start + steps]
-            key = outputs[layer.captures["key"]][start : start + length]
-            weights = runtime.weighing.weigh_all(layer, query, key, steps=steps, heads=range(layer.num_heads))
-            found.append(weights.transpose(1, 0, 2))
-        maps = max(maps, largest_difference(np.stack(found, axis=1), expected_weights[..., :length]))
+        queries = [outputs[layer.captures["query"]][start + steps] for layer in manifest.layers]
+        keys = [outputs[layer.captures["key"]][start : start + length] for layer in manifest.layers]
+        expected_weights = golden.maps[expected_maps[chosen]][..., :length]
+        maps = max(maps, _compare_weights(runtime, queries, keys, steps, expected_weights))
     expected = golden.logits[expected_logits]
     answers = (plain[LOGITS], outputs[LOGITS])
     largest = float(np.abs(golden.logits).max())
@@ -253,6 +190,35 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
         logits=max(largest_difference(found, expected) for found in answers),
         maps=maps,
         num_changed=max(_count_changed(found, expected, manifest.certificate, largest) for found in answers),
+    )
+
+
+def _compare_weights(
+    runtime: Runtime,
+    queries: list[NDArray[Any]],
+    keys: list[NDArray[Any]],
+    steps: NDArray[np.int64],
+    expected: NDArray[np.float64],
+) -> float:
+    """Largest difference of weights [Q, layers, heads, N] that are recomputed from the captures of each layer."""
+    weighing = runtime.weighing
+    weights, own, means = [], [], []
+    for layer, query, key in zip(runtime.manifest.layers, queries, keys, strict=True):
+        heads = range(layer.num_heads)
+        weights.append(weighing.weigh_all(layer, query, key, steps=steps, heads=heads).transpose(1, 0, 2))
+        if weighing.describing is not None:
+            # Those of a kernel's sums that are weights, or means of weights.
+            sums = weighing.describing.describe(layer, query, key, steps=steps, heads=heads).sums
+            own.append(sums["self"].T)
+            means.append(sums["received"] / len(steps))
+    largest = largest_difference(np.stack(weights, axis=1), expected)
+    if weighing.describing is None:
+        return largest
+    own_expected = expected[np.arange(len(steps)), ..., steps]
+    return max(
+        largest,
+        largest_difference(np.stack(own, axis=1), own_expected),
+        largest_difference(np.stack(means), expected.mean(0)),
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from attnserve.bundle import (
     verify_files,
     weights_file,
 )
+from attnserve.describing import Describing, statistics_file
 from attnserve.interface import Interface
 from attnserve.packing import Packed
 from attnserve.weighing import Weighing
@@ -81,7 +82,8 @@ class Runtime:
             raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
         paths = (file(one) for one in self.manifest.weightings for file in (weights_file, normaliser_file, rows_file))
         self.weighing = Weighing(
-            {path: _open(self.folder / path, "cpu", num_threads) for path in paths if path in self.manifest.files}
+            {path: _open(self.folder / path, "cpu", num_threads) for path in paths if path in self.manifest.files},
+            None if library is None else _open_describing(self.manifest.weightings, num_threads, library),
         )
         """Recomputes weights from captures."""
 
@@ -176,6 +178,14 @@ def _open_model(path: Path, device: str, num_threads: int, op_library: Path | No
         raise DeviceError(f"{NO_DEVICE}: {reason}")
     _refuse_bfloat16(path, precision)
     return _open(path, "cpu", num_threads, op_library), "cpu"
+
+
+def _open_describing(weightings: Iterable[str], num_threads: int, op_library: Path) -> Describing | None:
+    """What a library adds up over rows of weights; None where it has no such op."""
+    try:
+        return Describing({name: _open(statistics_file(name), "cpu", num_threads, op_library) for name in weightings})
+    except BundleError:  # A library of other ops is none the worse for it.
+        return None
 
 
 def explain_no_cuda() -> str | None:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Layer, normaliser_file, rows_file, weights_file
+from attnserve.describing import Describing
+from attnserve.rows import keys_by_head, queries_by_head, visible_keys
 
 # Weights of one block of query rows: 1 MB in float32, which a core's cache holds.
 BLOCK_NUMBERS = 1 << 18
@@ -46,10 +48,12 @@ class Weighing:
     Args:
         sessions: of the graphs, by path in the bundle. Where `rows_file` of a weighting is missing, as in older
             bundles, its other two graphs do the same in more than twice the time.
+        describing: what native kernels add up over rows; None where there are none.
     """
 
-    def __init__(self, sessions: Mapping[str, Any]) -> None:
+    def __init__(self, sessions: Mapping[str, Any], describing: Describing | None = None) -> None:
         self._sessions = sessions
+        self.describing = describing
 
     def weigh(
         self,
@@ -75,10 +79,7 @@ class Weighing:
         if not len(heads):
             return
         first, last = visible_keys(layer, steps, len(key))
-        group = layer.num_heads // layer.num_key_heads
-        # Heads first, in one copy.
-        keys = np.ascontiguousarray(key.transpose(1, 0, 2)[[head // group for head in heads]], np.float32)
-        queries = np.ascontiguousarray(query.transpose(1, 0, 2)[list(heads)], np.float32)
+        queries, keys = queries_by_head(query, heads), keys_by_head(layer, key, heads)
         block = _block_rows(len(heads) * len(key))
         for start in range(0, len(steps), block):
             rows = slice(start, min(start + block, len(steps)))
@@ -154,16 +155,6 @@ class Weighing:
         session = self._sessions[weights_file(layer.weighting)]
         weights, *scores = session.run(names, {**feeds, "normaliser": normaliser[0]})
         return weights, scores[0] if scores else None
-
-
-def visible_keys(layer: Layer, steps: NDArray[np.int64], num_keys: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last key that the rows at `steps` may see, [Q] each."""
-    first = np.zeros_like(steps)
-    last = steps if layer.causal else np.full_like(steps, num_keys - 1)
-    if layer.window:
-        first = np.maximum(steps - layer.window + 1, 0)
-        last = np.minimum(last, steps + layer.window - 1)
-    return first, last
 
 
 def _feeds(

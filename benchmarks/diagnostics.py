@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attnserve.kernels import AUTO, OFF, find_kernels
 from attnserve.service.answer import Content, describe_answer, write_answer, write_predictions
 from attnserve.service.attention import captures_for, compute_arrays
 from attnserve.service.engine import Engine
@@ -114,12 +115,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--kernels", default=OFF, help=f"native kernels: {AUTO}, {OFF} (default) or a library")
     parser.add_argument("--json", type=Path, help="write all of it there")
     parsed = parser.parse_args()
+    kernels = find_kernels(parsed.kernels)
     found = {}
     for variant in OPTIONS:
         bundle = export_reference(variant) / name_reference(variant) / "1"
-        engine = Engine(bundle, device="cpu", num_threads=1)
+        engine = Engine(bundle, device="cpu", num_threads=1, kernels=kernels)
         for length in parsed.lengths:
             case = Case(engine, length)
             ratios = measure_questions(case, parsed.rounds)

@@ -52,7 +52,9 @@ OrtStatusPtr StatisticsKernel::ComputeV2(OrtKernelContext* raw) {
     statistics.weighting = weighting_;
     statistics.scale = ReadScalar(context, kScale, "scale");
     statistics.softcap = ReadScalar(context, kSoftcap, "softcap");
-    statistics.epsilon = ReadScalar(context, kEpsilon, "epsilon");
+    // A softmax has none.
+    const float epsilon = ReadScalar(context, kEpsilon, "epsilon");
+    if (weighting_ == Weighting::kExpressive) statistics.epsilon = epsilon;
     statistics.num_heads = query[0];
     statistics.num_queries = query[1];
     statistics.num_keys = key[1];

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Layer
+from attnserve.describing import RowStatistics
 from attnserve.service.extents import About
 from attnserve.service.question import Question
 from attnserve.weighing import Weighing, WeightRows
@@ -69,12 +70,27 @@ class Attended:
             with_scores: whether scores are wanted too.
         """
         steps = self.queries if steps is None else steps
-        query, key = self.capture(layer, "query"), self.capture(layer, "key")
-        # Most ask for every row, which need not be picked.
-        if not np.array_equal(steps, np.arange(self.length)):
-            query = query[steps]
+        query, key = self._capture_rows(layer, steps)
         blocks = self.weighing.weigh(self.layers[layer], query, key, steps=steps, heads=heads, with_scores=with_scores)
         return map(self._drop_special, blocks)
+
+    @property
+    def can_describe(self) -> bool:
+        """Whether there are native kernels that add up rows, and rows are asked for as they are."""
+        return self.weighing.describing is not None and self.question.special_tokens == "keep"
+
+    def describe(self, layer: int, heads: Sequence[int]) -> RowStatistics:
+        """What kernels add up over the rows asked for; arguments as `weigh`."""
+        describing, steps = self.weighing.describing, self.queries
+        assert describing is not None
+        query, key = self._capture_rows(layer, steps)
+        return describing.describe(self.layers[layer], query, key, steps=steps, heads=heads, ids=self.ids)
+
+    def _capture_rows(self, layer: int, steps: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Queries of `steps`, and all keys."""
+        query, key = self.capture(layer, "query"), self.capture(layer, "key")
+        # Most ask for every row, which need not be picked.
+        return query if np.array_equal(steps, np.arange(self.length)) else query[steps], key
 
     def _drop_special(self, block: WeightRows) -> WeightRows:
         if self.question.special_tokens == "keep":

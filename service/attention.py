@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Layer, Manifest
+from attnserve.rows import visible_keys
 from attnserve.service.ablation import measure_importance
 from attnserve.service.attended import Attended
+from attnserve.service.described import choose_described, measure_described
 from attnserve.service.diagnostics import DIAGNOSTICS, diagnose
 from attnserve.service.engine import Answer
 from attnserve.service.heads import Heads
@@ -23,7 +25,7 @@ from attnserve.service.problems import TooLarge
 from attnserve.service.question import MAPS, Question
 from attnserve.service.rollout import compute_rollout
 from attnserve.service.selection import MAX_ENTRIES
-from attnserve.weighing import Weighing, visible_keys
+from attnserve.weighing import Weighing
 
 WIDE_HINT = "ask for fewer layers, heads or queries, or send Accept: application/x-safetensors"
 # Weights computed for one answer, kept or not: seconds of one core.
@@ -200,13 +202,9 @@ def compute_diagnostics(attended: Attended) -> dict[str, NDArray[Any]]:
     """Measures of the heads and layers asked for."""
     question, heads = attended.question, Heads(attended.question)
     names = rows_of(question.diagnostics)
-    with_scores = any(DIAGNOSTICS[name].needs_scores for name in names)
     found: dict[str, NDArray[Any]] = {}
     if names:
-        per_layer = [
-            diagnose(attended.weigh(layer, some, with_scores=with_scores), names, len(some), attended.about)
-            for layer, some in heads.by_layer.items()
-        ]
+        per_layer = [measure_layer(attended, layer, some, names) for layer, some in heads.by_layer.items()]
         found = {
             measure: heads.expand(np.concatenate([measures[measure] for measures in per_layer]))
             for measure in per_layer[0]
@@ -221,6 +219,21 @@ def compute_diagnostics(attended: Attended) -> dict[str, NDArray[Any]]:
             {layer: np.float32(mean_cosine(attended.capture(layer, "hidden")[kept])) for layer in heads.by_layer}
         )
     return found
+
+
+def measure_layer(
+    attended: Attended, layer: int, heads: Sequence[int], names: Sequence[str]
+) -> dict[str, NDArray[np.float32]]:
+    """Measures of some heads of a layer, in the order of `names`: by a native kernel as far as it knows them."""
+    by_kernel = choose_described(names, attended.about) if attended.can_describe else ()
+    by_rows = [name for name in names if name not in by_kernel]
+    found: dict[str, NDArray[np.float32]] = {}
+    if by_kernel:
+        found |= measure_described(attended.describe(layer, heads), by_kernel, attended.about)
+    if by_rows:
+        with_scores = any(DIAGNOSTICS[name].needs_scores for name in by_rows)
+        found |= diagnose(attended.weigh(layer, heads, with_scores=with_scores), by_rows, len(heads), attended.about)
+    return {measure: found[measure] for name in names for measure in DIAGNOSTICS[name].measures}
 
 
 def compute_captures(attended: Attended) -> dict[str, NDArray[Any]]:

@@ -59,7 +59,7 @@ def entropy(block: Block) -> dict[str, Part]:
     num_seen = rows.last_key - rows.first_key + 1
     several = num_seen > 1
     normalised = bits[:, several] / np.log2(num_seen[several])
-    return {"entropy_bits": _sum_rows(bits), "entropy_normalised": _sum_rows(normalised)}
+    return {"entropy_bits": sum_rows(bits), "entropy_normalised": sum_rows(normalised)}
 
 
 def distance(block: Block) -> dict[str, Part]:
@@ -68,39 +68,39 @@ def distance(block: Block) -> dict[str, Part]:
     # |i - j| is linear in j on both sides of the rows; among them it is not.
     outside = (extent.steps - extent.origin) * sums["side"] - sums["side x place"]
     near = np.einsum("hqk,qk->hq", block.rows.weights[:, :, extent.middle], extent.distances)
-    return {"distance": _sum_rows(outside + near)}
+    return {"distance": sum_rows(outside + near)}
 
 
 def sink(block: Block) -> dict[str, Part]:
     """Weight of the first key."""
-    return {"sink": _sum_rows(block.marked["first"])}
+    return {"sink": sum_rows(block.marked["first"])}
 
 
 def previous_token(block: Block) -> dict[str, Part]:
     """Weight of the key before the row's own, over rows that have one."""
-    return {"previous_token": _sum_rows(block.marked["previous"][:, block.extent.steps > 0])}
+    return {"previous_token": sum_rows(block.marked["previous"][:, block.extent.steps > 0])}
 
 
 def self_weight(block: Block) -> dict[str, Part]:
     """Weight of the row's own key."""
-    return {"self": _sum_rows(block.marked["own"])}
+    return {"self": sum_rows(block.marked["own"])}
 
 
 def mass(block: Block) -> dict[str, Part]:
     """Weight of the keys asked for."""
-    return {"mass": _sum_rows(block.sums.get("chosen", block.sums["one"]))}
+    return {"mass": sum_rows(block.sums.get("chosen", block.sums["one"]))}
 
 
 def special(block: Block) -> dict[str, Part]:
     """Weight of special tokens."""
-    return {"special": _sum_rows(block.sums["special"])}
+    return {"special": sum_rows(block.sums["special"])}
 
 
 def negative(block: Block) -> dict[str, Part]:
     """Weight of keys whose score is below 0."""
     assert block.rows.scores is not None
     opposed = np.einsum("hqk,hqk->hq", block.rows.weights, (block.rows.scores < 0).astype(np.float32))
-    return {"negative": _sum_rows(opposed)}
+    return {"negative": sum_rows(opposed)}
 
 
 def duplicate_token(block: Block) -> dict[str, Part]:
@@ -150,5 +150,6 @@ def _match(block: Block, name: str) -> Part:
     return Part(total=matched, count=total.sum(1, dtype=np.float64))
 
 
-def _sum_rows(values: Array) -> Part:
+def sum_rows(values: Array) -> Part:
+    """[H] of [H, rows]."""
     return Part(total=values.sum(1, dtype=np.float64), count=values.shape[1])

@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import pytest
 
+from attnserve.export.describing import make_graph
 from tests.conformance.cases import attention_case
 from tests.conformance.implementations import as_type, one_node_model
 from tests.conformance.test_bodies import CASES, OpCase
 from tests.kernels.library import CACHE, TARGET_OPTION, TARGETS, build_library, has_target
 from tests.kernels.test_attend import LENGTHS
-from tests.kernels.test_statistics_op import make_feeds, make_model
+from tests.kernels.test_statistics_op import make_feeds
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
             model = one_node_model(case.op, case.attributes, element_type).SerializeToString()
             found.append((model, as_type(case.feeds, dtype)))
     for weighting in ("expressive", "softmax"):
-        model = make_model(weighting).SerializeToString()
+        model = make_graph(weighting).SerializeToString()
         found += [(model, make_feeds(num_keys, size=33)) for num_keys in (1, 31, 128, 300)]
     model, feeds = found[0]
     found += [(model, {**feeds, "slots": np.array(slots)}) for slots in HOSTILE_SLOTS]

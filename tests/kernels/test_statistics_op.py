@@ -4,58 +4,24 @@ import math
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import helper
 
-from attnserve.bundle import OP_DOMAIN, OP_VERSION
-from attnserve.export.bodies.domain import OPSET
+from attnserve.export.describing import OP, OUTPUTS, make_graph
 from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.packed import attention_scores
 from tests.conformance.implementations import KERNELS, Implementation, as_type
 from tests.kernels.library import build_library
 
-OP = "AttentionStatistics"
-INPUTS = {
-    "query": 3,
-    "key": 3,
-    "token": 1,
-    "step": 1,
-    "first_key": 1,
-    "last_key": 1,
-    "scale": 0,
-    "softcap": 0,
-    "epsilon": 0,
-}
-OUTPUTS = ("mass", "entropy", "distance", "sink", "previous", "self", "duplicate", "induction", "received")
 WEIGHTED = {variant.weighting: variant for variant in reversed(VARIANTS.values())}
 
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda one: one.name)
 every_weighting = pytest.mark.parametrize("weighting", WEIGHTED)
 
 
-def make_model(weighting: str) -> onnx.ModelProto:
-    inputs = [
-        helper.make_tensor_value_info(
-            name,
-            onnx.TensorProto.INT64 if name in ("token", "step", "first_key", "last_key") else onnx.TensorProto.FLOAT,
-            [None] * rank,
-        )
-        for name, rank in INPUTS.items()
-    ]
-    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 2) for name in OUTPUTS]
-    node = helper.make_node(OP, list(INPUTS), list(OUTPUTS), domain=OP_DOMAIN, weighting=weighting)
-    return helper.make_model(
-        helper.make_graph([node], OP, inputs, outputs),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(OP_DOMAIN, OP_VERSION)],
-        ir_version=10,
-    )
-
-
 def run(kernel: Implementation, weighting: str, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    return dict(zip(OUTPUTS, kernel.open(make_model(weighting))(feeds), strict=True))
+    return dict(zip(OUTPUTS, kernel.open(make_graph(weighting))(feeds), strict=True))
 
 
 def make_feeds(
@@ -142,6 +108,13 @@ def test_rows_that_do_not_add_up_to_one(kernel: Implementation, epsilon: float) 
 
 
 @every_kernel
+def test_a_softmax_has_no_epsilon(kernel: Implementation) -> None:
+    feeds = make_feeds(20)
+    found, other = (run(kernel, "softmax", {**feeds, "epsilon": np.array(epsilon, np.float32)}) for epsilon in (0, 1))
+    assert all(np.array_equal(found[name], other[name]) for name in OUTPUTS)
+
+
+@every_kernel
 @every_weighting
 def test_any_rows_in_any_order(kernel: Implementation, weighting: str) -> None:
     for steps in ([299], [5, 5, 0, 280, 130], list(range(299, -1, -3)), []):
@@ -154,7 +127,7 @@ def test_rows_without_keys_have_no_weights(kernel: Implementation, weighting: st
     feeds = make_feeds(20)
     feeds["first_key"][7], feeds["last_key"][7] = 12, 3
     found = run(kernel, weighting, feeds)
-    for name in OUTPUTS[:-1]:
+    for name in list(OUTPUTS)[:-1]:
         assert (found[name][:, 7] == 0).all()
     np.testing.assert_allclose(found["received"].sum(1), 19, rtol=0, atol=1e-5)
 
@@ -164,7 +137,7 @@ def test_rows_whose_scores_are_all_zero(kernel: Implementation) -> None:
     feeds = make_feeds(40)
     feeds["query"][:, 9] = 0
     found = run(kernel, "expressive", feeds)
-    assert all((found[name][:, 9] == 0).all() for name in OUTPUTS[:-1])
+    assert all((found[name][:, 9] == 0).all() for name in list(OUTPUTS)[:-1])
     found = run(kernel, "softmax", feeds)
     np.testing.assert_allclose(found["entropy"][:, 9], math.log2(10), rtol=1e-6)
 
@@ -205,4 +178,4 @@ def test_inputs_that_do_not_belong_together(changes: dict[str, Any], message: st
 def test_a_weighting_that_is_none() -> None:
     build_library()
     with pytest.raises(Exception, match=f"{OP}: weighting: expected expressive or softmax, got linear"):
-        KERNELS[-1].open(make_model("linear"))
+        KERNELS[-1].open(make_graph("linear"))

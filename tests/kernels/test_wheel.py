@@ -39,9 +39,12 @@ def test_make_wheel(tmp_path: Path) -> None:
     run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel)
     # Dependencies are read from this environment; a path, unlike a site folder, brings no editable install with it.
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    code = "from attnserve.kernels import *; found = find_kernels('auto'); print(found, explain_unusable(found))"
+    code = (
+        "from attnserve.kernels import *; from attnserve.describing import *; "
+        "found = find_kernels('auto'); print(found, explain_unusable(found), statistics_file('softmax').is_file())"
+    )
     done = subprocess.run((python, "-c", code), cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found, reason = done.stdout.split()
+    found, reason, has_graphs = done.stdout.split()
     assert Path(found).is_relative_to(tmp_path / "env")
-    assert reason == "None"
+    assert (reason, has_graphs) == ("None", "True")

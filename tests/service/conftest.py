@@ -9,10 +9,13 @@ import pytest
 
 from attnserve.bundle import CAPTURES, Layer, Manifest, Provenance, Tensor, capture_name
 from attnserve.certificate import Certificate, Deviation
+from attnserve.describing import Describing, statistics_file
 from attnserve.service.engine import Answer
 from attnserve.service.preprocess import PredictRequest
 from attnserve.weighing import Weighing
+from tests.kernels.library import build_library
 
+WEIGHTINGS = ("expressive", "softmax")
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 
 
@@ -64,18 +67,24 @@ def make_manifest() -> Callable[..., Manifest]:
 
 
 @pytest.fixture(scope="session")
-def weighing() -> Weighing:
-    """The weights graphs, without a model."""
+def weighing(request: pytest.FixtureRequest) -> Weighing:
+    """The weights graphs, without a model; and with `kernels` as its parameter what native kernels add up."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    has_kernels = getattr(request, "param", "rows") == "kernels"
+    if has_kernels:
+        options.register_custom_ops_library(str(build_library()))
     return Weighing(
         {
             path.relative_to(BUNDLE).as_posix(): onnxruntime.InferenceSession(str(path), options)
             for path in (BUNDLE / "weights").iterdir()
-        }
+        },
+        Describing({name: onnxruntime.InferenceSession(str(statistics_file(name)), options) for name in WEIGHTINGS})
+        if has_kernels
+        else None,
     )
 
 

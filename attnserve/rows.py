@@ -1,0 +1,30 @@
+"""Rows of attention of one sequence: which keys each may see, and their queries and keys by head."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.bundle import Layer
+
+
+def visible_keys(layer: Layer, steps: NDArray[np.int64], num_keys: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last key that the rows at `steps` may see, [Q] each."""
+    first = np.zeros_like(steps)
+    last = steps if layer.causal else np.full_like(steps, num_keys - 1)
+    if layer.window:
+        first = np.maximum(steps - layer.window + 1, 0)
+        last = np.minimum(last, steps + layer.window - 1)
+    return first, last
+
+
+def queries_by_head(query: NDArray[Any], heads: Sequence[int]) -> NDArray[np.float32]:
+    """[heads, Q, E], contiguous, from captured rows [Q, heads of the layer, E]."""
+    return np.ascontiguousarray(query.transpose(1, 0, 2)[list(heads)], np.float32)
+
+
+def keys_by_head(layer: Layer, key: NDArray[Any], heads: Sequence[int]) -> NDArray[np.float32]:
+    """[heads, N, E], contiguous, the keys that each query head reads, from captured rows [N, key heads, E]."""
+    group = layer.num_heads // layer.num_key_heads
+    return np.ascontiguousarray(key.transpose(1, 0, 2)[[head // group for head in heads]], np.float32)

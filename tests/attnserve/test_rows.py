@@ -1,0 +1,36 @@
+"""Rows: what they may see, and whose queries and keys they are of."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnserve.rows import keys_by_head, queries_by_head, visible_keys
+from tests.service.conftest import make_layer
+
+
+@pytest.mark.parametrize(
+    ("fields", "first", "last"),
+    [
+        ({}, [0, 0, 0], [0, 3, 6]),
+        ({"causal": False}, [0, 0, 0], [6, 6, 6]),
+        ({"window": 3}, [0, 1, 4], [0, 3, 6]),
+        ({"causal": False, "window": 3}, [0, 1, 4], [2, 5, 6]),
+        ({"window": 1}, [0, 3, 6], [0, 3, 6]),
+    ],
+    ids=str,
+)
+def test_what_rows_may_see(fields: dict[str, Any], first: list[int], last: list[int]) -> None:
+    found = visible_keys(make_layer(0, **fields), np.array([0, 3, 6]), 7)
+    assert [array.tolist() for array in found] == [first, last]
+
+
+def test_query_heads_read_the_key_heads_of_their_groups() -> None:
+    layer = make_layer(0, num_heads=4, num_key_heads=2)
+    rows = np.arange(3 * 4 * 2, dtype=np.float16).reshape(3, 4, 2)
+    queries, keys = queries_by_head(rows, [3, 0]), keys_by_head(layer, rows[:, :2], [3, 0])
+    assert np.array_equal(queries, rows[:, [3, 0]].swapaxes(0, 1))
+    assert np.array_equal(keys, rows[:, [1, 0]].swapaxes(0, 1))
+    for array in (queries, keys):
+        assert array.dtype == np.float32
+        assert array.flags.c_contiguous
