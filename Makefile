@@ -49,6 +49,9 @@ kernels: ## Build the native kernels, which services of this checkout then use (
 	@kernels/headers
 	@cmake -S kernels -B kernels/build $(ARGS)
 	@cmake --build kernels/build
+	@if command -v nvcc >/dev/null; then \
+	  cmake -S kernels/cuda -B kernels/build/cuda && cmake --build kernels/build/cuda; \
+	fi
 
 # setuptools calls a wheel without extension modules one for any platform, unless it is told.
 wheel: kernels install ## Build a wheel with the native kernels in it, for this platform alone
@@ -73,7 +76,8 @@ lint: install ## Style, formatting, spelling, the Dockerfile
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/typos
-	@$(BIN)/clang-format --dry-run -Werror kernels/*.cc kernels/*.h
+	@$(BIN)/clang-format --dry-run -Werror kernels/*.cc kernels/*.h kernels/cuda/*.cc kernels/cuda/*.cu kernels/cuda/*.h \
+	  tests/kernels/*.cc tests/kernels/cuda/*.cc tests/kernels/cuda/*.h
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; else echo "hadolint skipped: no build of it for this system"; fi
 
 # mypy does not follow the import hook of an editable install, so it reads what users get: an installed copy.

@@ -18,7 +18,8 @@ namespace attnserve {
 using Index = std::int64_t;
 
 enum class Weighting { kExpressive, kSoftmax };
-enum class Storage { kFloat32, kFloat16 };
+// On a CPU bfloat16 is none.
+enum class Storage { kFloat32, kFloat16, kBFloat16 };
 
 // Its steps are the packed rows from first_row on.
 struct Sequence {

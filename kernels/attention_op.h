@@ -5,6 +5,7 @@
 #define ATTNSERVE_KERNELS_ATTENTION_OP_H_
 
 #include "attention.h"
+#include "attention_node.h"
 #include "op.h"
 #include "target.h"
 
@@ -12,15 +13,13 @@ namespace attnserve {
 
 class AttentionKernel {
  public:
-  AttentionKernel(const Ort::ConstKernelInfo& node, const char* op, Weighting weighting, Storage storage,
-                  const Target& target);
+  AttentionKernel(const Ort::ConstKernelInfo& node, Weighting weighting, Storage storage, const Target& target);
   OrtStatusPtr ComputeV2(OrtKernelContext* context);
 
  private:
-  const char* const op_;
   const Target& target_;
   // Without what a call adds: sizes, sequences and tensors.
-  Attention node_;
+  const Attention node_;
 };
 
 class AttentionOp : public Ort::CustomOpBase<AttentionOp, AttentionKernel, true> {
@@ -30,9 +29,7 @@ class AttentionOp : public Ort::CustomOpBase<AttentionOp, AttentionKernel, true>
     version = kApiVersion;
   }
 
-  const char* GetName() const {
-    return weighting_ == Weighting::kExpressive ? "ExpressiveAttention" : "DotProductAttention";
-  }
+  const char* GetName() const { return NameOf(weighting_); }
   std::size_t GetInputTypeCount() const { return 4; }
   ONNXTensorElementDataType GetInputType(std::size_t index) const { return index == 3 ? kSlotsType : TypeOf(storage_); }
   std::size_t GetOutputTypeCount() const { return 1; }

@@ -50,7 +50,7 @@ std::vector<Sequence> ReadSequences(const Ort::KernelContext& context, std::size
 void* MakeOutput(const Ort::KernelContext& context, const Shape& shape, Storage storage,
                  const std::vector<Sequence>& sequences) {
   char* output = static_cast<char*>(context.GetOutput(0, shape).GetTensorMutableRawData());
-  Index row_bytes = storage == Storage::kFloat16 ? 2 : 4;
+  Index row_bytes = SizeOf(storage);
   for (std::size_t axis = 1; axis < shape.size(); ++axis) row_bytes *= shape[axis];
   std::vector<char> is_written(shape[0]);
   for (const Sequence& sequence : sequences)

@@ -31,8 +31,18 @@ class Mismatch : public std::invalid_argument {
 constexpr ONNXTensorElementDataType kSlotsType = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 
 constexpr ONNXTensorElementDataType TypeOf(Storage storage) {
-  return storage == Storage::kFloat16 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  switch (storage) {
+    case Storage::kFloat16:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+    case Storage::kBFloat16:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+    default:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
 }
+
+// Bytes of a number.
+constexpr Index SizeOf(Storage storage) { return storage == Storage::kFloat32 ? 4 : 2; }
 
 using Shape = std::vector<std::int64_t>;
 

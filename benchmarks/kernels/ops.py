@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.kernels.graphs import Shape, fused_attention, our_attention
+from benchmarks.kernels.peak import Peak
 from benchmarks.kernels.timing import time_calls
 
 OPS = ("ExpressiveAttention", "DotProductAttention")
@@ -27,8 +28,8 @@ class OpFigures:
     body: float
     fused: dict[str, float]
     """By ONNX Runtime's op; none for batches of several sequences."""
-    peak_share: float
-    """Multiply-adds of both products per second, by those that the core can do at most."""
+    peak: float
+    """Multiply-adds per second that the core did at most, in the same rounds."""
 
     @property
     def body_ratio(self) -> float:
@@ -36,26 +37,31 @@ class OpFigures:
         return self.body / self.kernel
 
     @property
+    def peak_share(self) -> float:
+        """Multiply-adds of both products per second, by those that the core can do at most."""
+        return self.shape.num_multiplications / self.kernel / self.peak
+
+    @property
     def fused_ratio(self) -> float | None:
         """The kernel's time by that of the faster of ONNX Runtime's ops."""
         return self.kernel / min(self.fused.values()) if self.fused else None
 
 
-def measure_op(op: str, shape: Shape, library: Path, *, peak: float, rounds: int) -> OpFigures:
+def measure_op(op: str, shape: Shape, library: Path, *, peak: Peak, rounds: int) -> OpFigures:
     """Time one op on one shape."""
     ours = {"kernel": our_attention(op, shape, library), "body": our_attention(op, shape, None)}
     for call in ours.values():
         call()
     np.testing.assert_allclose(ours["kernel"].output.numpy(), ours["body"].output.numpy(), rtol=0, atol=1e-5)
     fused = fused_attention(shape) if len(shape.lengths) == 1 else {}
-    seconds = time_calls({**ours, **fused}, rounds)
+    seconds = time_calls({**ours, **fused, "peak": peak}, rounds)
     return OpFigures(
         op=op,
         shape=shape,
         kernel=seconds["kernel"],
         body=seconds["body"],
         fused={name: seconds[name] for name in fused},
-        peak_share=shape.num_multiplications / seconds["kernel"] / peak,
+        peak=peak.num_multiplications / seconds["peak"],
     )
 
 

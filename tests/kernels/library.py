@@ -65,6 +65,18 @@ def find_headers() -> Path:
     return pytest.skip("no headers of ONNX Runtime and Highway: kernels/headers fetches them on Debian")
 
 
+def find_cuda() -> Path:
+    """The folder of CUDA's `include` and `bin`; skips where there is none."""
+    nvcc = shutil.which("nvcc")
+    places = [Path("/usr/local/cuda"), *Path("/usr/local").glob("cuda-*")]
+    if nvcc is not None:
+        places.insert(0, Path(nvcc).resolve().parents[1])
+    for place in places:
+        if (place / "include" / "cuda_fp16.h").exists():
+            return place
+    return pytest.skip("no CUDA toolkit")
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Alone in `folder`: other runs of the tests build there too."""
