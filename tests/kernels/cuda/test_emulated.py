@@ -115,6 +115,7 @@ def test_the_grid(op: str, case: AttentionCase) -> None:
     assert_agrees(op, case)
 
 
+@pytest.mark.slow
 @every_op
 @every_type
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
@@ -131,6 +132,7 @@ def test_sequences_of_many_tiles(op: str, dtype: torch.dtype, causal: bool, opti
     assert_agrees(op, attention_case("many tiles", LENGTHS, causal=causal, **options), dtype)
 
 
+@pytest.mark.slow
 @every_op
 @every_type
 def test_the_largest_heads(op: str, dtype: torch.dtype) -> None:

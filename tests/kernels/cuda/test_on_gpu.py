@@ -13,8 +13,11 @@ from tests.conformance.implementations import as_type, one_node_model
 from tests.conformance.test_bodies import CASES, OpCase
 from tests.kernels.cuda.test_build import build_cuda_library
 
-REASON = explain_no_cuda()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=f"no GPU: {REASON}")]
+# Once, and not for every case.
+if (reason := explain_no_cuda()) is not None:
+    pytest.skip(f"no GPU: {reason}", allow_module_level=True)
+
+pytestmark = pytest.mark.slow
 
 LARGE = [
     OpCase(
