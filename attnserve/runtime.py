@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Runtime:
         paths = (file(one) for one in self.manifest.weightings for file in (weights_file, normaliser_file, rows_file))
         self.weighing = Weighing(
             {path: _open(self.folder / path, "cpu", num_threads) for path in paths if path in self.manifest.files},
-            None if library is None else _open_describing(self.manifest.weightings, num_threads, library),
+            None if self.op_library is None else _open_describing(self.manifest, num_threads, self.op_library),
         )
         """Recomputes weights from captures."""
 
@@ -180,10 +180,11 @@ def _open_model(path: Path, device: str, num_threads: int, op_library: Path | No
     return _open(path, "cpu", num_threads, op_library), "cpu"
 
 
-def _open_describing(weightings: Iterable[str], num_threads: int, op_library: Path) -> Describing | None:
+def _open_describing(manifest: Manifest, num_threads: int, op_library: Path) -> Describing | None:
     """What a library adds up over rows of weights; None where it has no such op."""
+    files = {weighting: statistics_file(weighting) for weighting in manifest.weightings}
     try:
-        return Describing({name: _open(statistics_file(name), "cpu", num_threads, op_library) for name in weightings})
+        return Describing({name: _open(path, "cpu", num_threads, op_library) for name, path in files.items()})
     except BundleError:  # A library of other ops is none the worse for it.
         return None
 
