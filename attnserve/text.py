@@ -108,6 +108,11 @@ class TextReader:
         text: str = self._decode([index], skip_special_tokens=False) if added is None else added.content
         return text
 
+    def spell(self, index: int) -> str | None:
+        """A token as the vocabulary has it, blanks and joints included; None if there is no such id."""
+        token: str | None = self._tokenizer.id_to_token(index)
+        return token
+
     def _decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         try:
             text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)

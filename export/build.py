@@ -22,7 +22,7 @@ from attnserve.bundle import Manifest, Provenance
 from attnserve.certificate import Certificate, Quantisation
 from attnserve.export.arguments import find_submodules
 from attnserve.export.describe import describe_layers, describe_tensor, warnings_about
-from attnserve.export.golden import record_golden
+from attnserve.export.golden import Stock, record_golden
 from attnserve.export.graph import build_graph, build_weights_graphs, save_graph
 from attnserve.export.quantisation import measure_quantisation
 from attnserve.export.subject import DTYPES, Subject, find_layers
@@ -51,6 +51,8 @@ class Order:
     example: NDArray[Any] | None = None
     blocks: Sequence[str] | None = None
     projections: Sequence[str] | None = None
+    stock: Stock | None = None
+    """Answers in the place of the module, whose answers are held to these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,9 @@ def build(order: Order, folder: Path, report: Report) -> Built:
     # In place: float64 takes twice the memory, so it comes last. The truth about rounded weights is their own.
     is_rounded = order.precision == "int8"
     oracle = copy.deepcopy(module).double() if is_rounded else plain.double()
-    golden, certificate = record_golden(oracle, subject, example=order.example)
+    # Somebody else's implementation has weights of its own, which nobody has rounded.
+    stock = None if is_rounded else order.stock
+    golden, certificate = record_golden(oracle, subject, example=order.example, stock=stock)
     quantisation = measure_quantisation(plain.double(), golden, interface) if is_rounded else None
     # Verifying reads the weights again, and twice.
     del plain, module, layers, subject, oracle

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -48,10 +48,27 @@ class Answer:
     """[n, layers, heads, n] per sequence."""
 
 
+class Stock(Protocol):
+    """Another implementation of the same model, which knows nothing of packed rows: the truth, where there is one."""
+
+    def answer(self, sequence: NDArray[Any]) -> Answer:
+        """What it says about one sequence, in float64."""
+        ...
+
+    def readable(self, sequence: NDArray[Any]) -> NDArray[Any]:
+        """The sequence, or one without ids that it takes for something else than input."""
+        ...
+
+
 # Golden's few short sequences gain nothing from threads, and wait for busy cores.
 @num_threads(1)
 def record_golden(
-    oracle: nn.Module, subject: Subject, *, example: NDArray[Any] | None = None, seed: int = 0
+    oracle: nn.Module,
+    subject: Subject,
+    *,
+    example: NDArray[Any] | None = None,
+    stock: Stock | None = None,
+    seed: int = 0,
 ) -> tuple[Golden, Certificate]:
     """Record golden and the certificate that follows from it.
 
@@ -62,6 +79,7 @@ def record_golden(
         oracle: the module in float64, in eval mode; in int8 with the subject's rounded weights.
         subject: the module in the precision of the bundle.
         example: one more sequence, leading row included.
+        stock: whose answers are the truth, if not the oracle's own.
         seed: of the random inputs.
 
     Raises:
@@ -70,10 +88,14 @@ def record_golden(
     """
     interface = subject.interface
     sequences = make_sequences(interface, np.random.default_rng(seed), example)
+    if stock is not None:
+        sequences = [stock.readable(sequence) for sequence in sequences]
     everyone = list(range(len(sequences)))
     # Alone, all together, and backwards with the shortest twice, so that neighbours and places differ.
     batches = [[index] for index in everyone] + [everyone, [*reversed(everyone), 0]]
-    truth = [answer(oracle, interface, [sequence]) for sequence in sequences]
+    truth = [
+        answer(oracle, interface, [sequence]) if stock is None else stock.answer(sequence) for sequence in sequences
+    ]
     true_logits = [one.logits[0] for one in truth]
     check_alone(oracle, interface, sequences, true_logits)
     if all(layer.is_causal for layer in subject.layers) and interface.task != "classify_sequence":

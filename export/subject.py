@@ -195,12 +195,14 @@ def _watch(module: nn.Module, interface: Interface, example: NDArray[Any], block
         attended, watched.attended = watched.attended, None
         (rows,) = [*arguments, *named.values()]
         # The very numbers: a norm or a gate in between would make it another projection.
-        if attended is not None and _is_same(rows, attended.flatten(1)):
+        if attended is not None and _is_same(rows.flatten(0, -2), attended.flatten(1)):
             watched.projections[watched.calls[-1]] = layer
 
     def saw_block(block: nn.Module, _: Any, output: Any) -> None:
         watched.blocks.append(block)
-        watched.rows[block] = output[0] if isinstance(output, tuple) else output
+        rows = output[0] if isinstance(output, tuple) else output
+        # Others' modules have the batch as one sequence [1, T, D].
+        watched.rows[block] = rows.flatten(0, -2) if isinstance(rows, Tensor) else rows
 
     handles = [block.register_forward_hook(saw_block) for block in blocks]
     for part in module.modules():

@@ -45,7 +45,8 @@ class _Graph(nn.Module):
         arguments = (inputs, positions, slots) if rows is None else (inputs, positions, slots, rows)
         with recorded_outputs(self.blocks) as hidden, scaled_heads(self.module, head_scale):
             logits = self.module(*arguments)
-        return logits.float(), *hidden
+        # [1, T, D] in others' modules.
+        return logits.float(), *(stream.flatten(0, -2) for stream in hidden)
 
 
 def trace(subject: Subject) -> onnx.ModelProto:

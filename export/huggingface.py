@@ -1,0 +1,211 @@
+"""The export of a Hugging Face folder: from its config to an order, with the stock model as the source of golden."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from attnserve import bundle
+from attnserve.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
+from attnserve.export.golden import Answer
+from attnserve.export.build import Order, Report
+from attnserve.export.tokenizer import check_tokenizer
+from attnserve.interface import Interface, check_choice
+from attnserve.models.attention import VARIANTS
+from attnserve.models.huggingface import HuggingFaceError, PackedModel, Settings, inspect, load
+from attnserve.models.huggingface.checkpoint import INDEX_FILE
+from attnserve.models.huggingface.inspection import Seen, max_length_of, sample_ids
+from attnserve.models.huggingface.interface import NAMES
+from attnserve.models.huggingface.settings import read_settings
+from attnserve.models.huggingface.wide import widened
+from attnserve.models.prediction import predict_packed
+from attnserve.text import TextReader, read_tokenizer
+
+TASKS = {
+    "ForCausalLM": "next_token",
+    "LMHeadModel": "next_token",
+    "ForMaskedLM": "fill_mask",
+    "ForTokenClassification": "classify_token",
+    "ForSequenceClassification": "classify_sequence",
+}
+"""Task by the end of a class's name. `fill_mask` is `classify_token`, with the vocabulary for classes."""
+POOLINGS = ("first", "last", "mean")
+# Between the model as it is and the model packed, in float64, relative to the largest logit.
+MAX_DIFFERENCE = 1e-9
+
+
+class Stock:
+    """The model as transformers runs it: one sequence at a time, unpadded, nothing of ours but its attention, and that
+    only where transformers has none. In float64."""
+
+    def __init__(self, model: PreTrainedModel, variant: str) -> None:
+        self.model = copy.deepcopy(model).double().eval()
+        # `eager` alone answers with maps, and knows soft-capped scores.
+        self.model.set_attn_implementation("eager" if variant == "dot_product" else NAMES[variant])
+        self.pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+
+    @torch.no_grad()
+    def answer(self, sequence: NDArray[Any]) -> Answer:
+        """Logits and attention weights of one sequence."""
+        with widened():
+            output = self.model(
+                input_ids=torch.from_numpy(sequence)[None], output_attentions=True, use_cache=False
+            )
+        maps = torch.stack([layer[0] for layer in output.attentions]).permute(2, 0, 1, 3)
+        return Answer(logits=[output.logits.flatten(0, -2)], maps=[maps])
+
+    def readable(self, sequence: NDArray[Any]) -> NDArray[Any]:
+        """A sequence without the padding's id, which is no part of any: models skip it, each in its own way."""
+        if self.pad is None:
+            return sequence
+        return np.where(sequence == self.pad, (sequence + 1) % self.model.config.get_text_config().vocab_size, sequence)
+
+
+def read_folder(
+    folder: Path,
+    *,
+    precision: str,
+    portable: bool,
+    report: Report,
+    attention: str | None = None,
+    task: str = "auto",
+    untrained: bool = False,
+) -> Order:
+    """Read a Hugging Face folder, and prove that the model, packed, answers as it does by itself.
+
+    Args:
+        folder: config.json and safetensors; tokenizer.json if it reads text.
+        precision: of the bundle.
+        portable: inline the function bodies.
+        report: told each step as it begins.
+        attention: a variant; as `config.attnserve` says if None, else dot-product.
+        task: "auto", by the class that the config names, or one of the interface's.
+        untrained: let `attention` be another than the model was trained with.
+
+    Raises:
+        HuggingFaceError: it cannot be read or exported; names the file, the layer or the field.
+        ValueError: an argument makes no sense; names it.
+    """
+    report("load", str(folder))
+    tokenizer = folder / bundle.TOKENIZER_FILE
+    if tokenizer.exists():
+        check_tokenizer(tokenizer)
+    model = load(folder)
+    settings, warnings = _choose(model, attention, untrained=untrained)
+    seen = inspect(model, settings)
+    if seen.refusals:
+        raise HuggingFaceError("; ".join(seen.refusals))
+    stock = Stock(model, settings.variant)
+    packed, interface = _pack(model, stock, seen.layers, settings, task, tokenizer if tokenizer.exists() else None)
+    files = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, bundle.TOKENIZER_FILE)
+    names = [path.name for path in sorted(folder.glob("model-*.safetensors"))]
+    return Order(
+        module=packed,
+        interface=interface,
+        precision=precision,
+        portable=portable,
+        card={"description": f"{type(model).__name__} of transformers"},
+        tokenizer=tokenizer if tokenizer.exists() else None,
+        sha256={name: bundle.hash_file(folder / name) for name in (*files, *names) if (folder / name).exists()},
+        warnings=(*warnings, *_warnings(model)),
+        stock=stock,
+    )
+
+
+def _choose(model: PreTrainedModel, attention: str | None, *, untrained: bool) -> tuple[Settings, tuple[str, ...]]:
+    """How the model is to attend, and what a reader must know of that."""
+    trained = read_settings(model.config) or Settings()
+    if attention is None or attention == trained.variant:
+        return trained, ()
+    check_choice("attention", attention, tuple(VARIANTS))
+    if not untrained:
+        raise HuggingFaceError(
+            f"attention: expected {trained.variant}, which the model was trained with (config.attnserve), got "
+            f"{attention}; to see what it would do all the same, say untrained"
+        )
+    if attention == "elliptical":
+        raise ValueError("attention: elliptical has a scope and a scaling, which are never guessed; see configure")
+    warning = f"untrained: {attention} attention with weights that were trained with {trained.variant}"
+    return Settings(variant=attention), (warning,)
+
+
+def _warnings(model: PreTrainedModel) -> tuple[str, ...]:
+    """What its answers do not say."""
+    problem = getattr(model.config, "problem_type", None)
+    if problem in ("regression", "multi_label_classification"):
+        return (f"{problem}: logits are the model's numbers; probabilities, a softmax over them, mean nothing",)
+    return ()
+
+
+def _pack(
+    model: PreTrainedModel,
+    stock: Stock,
+    layers: tuple[Seen, ...],
+    settings: Settings,
+    task: str,
+    tokenizer: Path | None,
+) -> tuple[PackedModel, Interface]:
+    """The model for packed rows, and what it reads and answers: offset and pooling are those that give its answers."""
+    kind = type(model).__name__
+    found = next((one for end, one in TASKS.items() if kind.endswith(end)), None)
+    if found is None or task not in ("auto", found):
+        expected = f"a class that ends with {', '.join(TASKS)}" if found is None else f"auto or {found}"
+        raise HuggingFaceError(f"task: expected {expected}, got {kind if found is None else task}")
+    config = model.config
+    size = config.get_text_config().vocab_size
+    options: dict[str, Any] = {"task": found, "vocabulary_size": size}
+    if found == "fill_mask":
+        options |= {"task": "classify_token", "num_classes": size, "labels": _spell(tokenizer, size)}
+    elif found != "next_token":
+        options |= {"num_classes": config.num_labels, "labels": _labels(config)}
+    pad = stock.pad
+    offsets = [0] if pad is None else [0, pad + 1]
+    poolings: list[str | None] = list(POOLINGS) if found == "classify_sequence" else [None]
+    sequences = [stock.readable(sample_ids(model, length)[0].numpy()) for length in (5, 2, 9)]
+    truth = [stock.answer(sequence).logits[0] for sequence in sequences]
+    for offset in offsets:
+        packed = PackedModel(model, layers, settings, offset=offset)
+        for pooling in poolings:
+            interface = Interface(max_length=max_length_of(config) - offset, pooling=pooling, **options)
+            if _agrees(packed, interface, sequences, truth):
+                if tokenizer is not None:
+                    read_tokenizer(tokenizer, interface)
+                return packed, interface
+    tried = "positions" if poolings == [None] else "positions and pools by first, last or mean"
+    raise HuggingFaceError(
+        f"{kind}: packed, it does not answer as it does by itself: expected a model that counts {tried} as others do"
+    )
+
+
+@torch.no_grad()
+def _agrees(packed: nn.Module, interface: Interface, sequences: list[NDArray[Any]], truth: list[Tensor]) -> bool:
+    oracle = copy.deepcopy(packed).double()
+    largest = max(1.0, *(float(one.abs().max()) for one in truth))
+    try:
+        answers = predict_packed(oracle, interface, sequences)
+    except (RuntimeError, IndexError, ValueError):
+        # A head that takes a step which is not there, a position beyond the table.
+        return False
+    return all(
+        found.shape == expected.shape and float((found - expected).abs().max()) <= MAX_DIFFERENCE * largest
+        for found, expected in zip(answers, truth, strict=True)
+    )
+
+
+def _spell(tokenizer: Path | None, size: int) -> tuple[str, ...] | None:
+    """The vocabulary as labels: what each id is called in the tokenizer."""
+    if tokenizer is None:
+        return None
+    reader = TextReader(tokenizer)
+    return tuple(reader.spell(index) or f"[id {index}]" for index in range(size))
+
+
+def _labels(config: Any) -> tuple[str, ...]:
+    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    # Two classes of one name could not be told apart in an answer.
+    return names if len(set(names)) == len(names) else tuple(f"{name} ({index})" for index, name in enumerate(names))

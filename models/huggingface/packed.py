@@ -1,0 +1,153 @@
+"""A Hugging Face model as a module for packed rows, with `attnserve.models.Attention` in every layer.
+
+Its own code runs, from embeddings to logits. The model's body is called with all T rows as one sequence: nothing in it
+looks across rows but attention, which is ours. What stands around the body, its head, is called with as many sequences
+of one step as rows are asked for, so that a head that takes the first step, the last one or each of them finds it; with
+mean pooling, with the padded sequences themselves. Two hooks stand between: a door, where the body gets the packed rows
+instead of what the head was given, and an exit, where the head gets the rows it was asked for.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from inspect import signature
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from attnserve.models.attention.layer import Attention
+from attnserve.models.attention.packed import gather_steps
+from attnserve.models.huggingface.inspection import Seen
+from attnserve.models.huggingface.interface import NAMES, Attended, register, taken
+from attnserve.models.huggingface.settings import Settings
+from attnserve.models.huggingface.wide import widened
+
+ATTENTION = "attnserve"
+"""Under this name every attention module gets an `Attention`."""
+
+
+class PackedModel(nn.Module):
+    """A model that answers for rows of a packed batch; follows `attnserve.models.prediction`.
+
+    Args:
+        model: in eval mode; becomes part of this and is changed.
+        layers: what `inspect` has seen of it.
+        settings: how it attends.
+        offset: of the position that the model gives the first step.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, layers: Sequence[Seen], settings: Settings, *, offset: int = 0
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.offset = offset
+        register()
+        model.set_attn_implementation(NAMES[settings.variant])
+        for index, seen in enumerate(layers):
+            # The first layer of an elliptical model has no values to compare with.
+            by = Settings() if settings.variant == "elliptical" and index == 0 else settings
+            config = by.layer(scale=seen.scale, window=seen.window, softcap=seen.softcap)
+            attention = Attention(config, head_size=seen.head_size, causal=seen.causal)
+            seen.module.add_module(ATTENTION, attention)
+        _replace_convolutions(model)
+        text = model.config.get_text_config()
+        if getattr(text, "pad_token_id", None) is None:
+            # Without one, heads that look for the last step take one sequence at a time. Here each has a single step.
+            text.pad_token_id = 0
+
+    def forward(
+        self,
+        inputs: Int[Tensor, " T"],
+        positions: Int[Tensor, " T"],
+        slots: Int[Tensor, "B N"],
+        rows: Int[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, "R W"]:
+        """Logits of `rows`, or of every sequence where a mean over its steps is taken."""
+        wide = self.model.dtype == torch.float64
+        call = _Call(inputs, positions + self.offset, slots, rows)
+        with taken(call.attend, _no_mask), _hooked(self.model, call), widened() if wide else nullcontext():
+            if rows is None:
+                mask = (slots < inputs.shape[0]).long()
+                padded = torch.cat([inputs, inputs.new_zeros(1)])[slots]
+                logits = self.model(input_ids=padded, attention_mask=mask).logits
+            else:
+                logits = self.model(input_ids=inputs[rows][:, None]).logits
+        return logits.flatten(0, -2)
+
+
+class _Call:
+    """One forward pass: what goes in at the door, and what attention needs besides what it is called with."""
+
+    def __init__(self, inputs: Tensor, positions: Tensor, slots: Tensor, rows: Tensor | None) -> None:
+        self.inputs, self.positions, self.slots, self.rows = inputs, positions, slots, rows
+        self.value: Tensor | None = None
+        """Of the layer before."""
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
+    ) -> Attended:
+        """Attend over packed rows, which come as one sequence: [1, H, T, E]."""
+        query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
+        attention = module.get_submodule(ATTENTION)
+        attended = attention(query, key, value, self.slots, previous_value=self.value)
+        self.value = value
+        return attended[None], None
+
+    def enter(self, body: nn.Module, _: Any, __: Any) -> tuple[tuple[()], dict[str, Any]]:
+        """Call the body with packed rows, whatever its head has called it with."""
+        packed = {
+            "input_ids": self.inputs[None],
+            "position_ids": self.positions[None],
+            # As the models fill it in by themselves, but by an op that onnx's evaluator has a bug in.
+            "token_type_ids": torch.zeros_like(self.inputs)[None],
+            "use_cache": False,
+        }
+        known = signature(body.forward).parameters
+        return (), {name: value for name, value in packed.items() if name in known}
+
+    def leave(self, _: nn.Module, __: Any, output: Any) -> Any:
+        """Give the head what it was promised: the rows asked for, or the steps of every sequence."""
+        hidden = output[0][0]
+        if self.rows is None:
+            chosen = gather_steps(hidden[:, None], self.slots)[:, 0]
+        else:
+            chosen = hidden[self.rows][:, None]
+        if isinstance(output, tuple):
+            return (chosen, *output[1:])
+        output["last_hidden_state"] = chosen
+        return output
+
+
+@contextmanager
+def _hooked(model: PreTrainedModel, call: _Call) -> Iterator[None]:
+    body = model.base_model
+    # A pooler takes the first step inside of the body already.
+    out = body.encoder if getattr(body, "pooler", None) is not None else body
+    handles = [
+        body.register_forward_pre_hook(call.enter, with_kwargs=True),
+        out.register_forward_hook(call.leave),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Which keys a row may see, its attention knows from `slots`."""
+
+
+def _replace_convolutions(model: nn.Module) -> None:
+    """GPT-2's `Conv1D` is a `Linear` with its weight transposed, which nothing here would know as one."""
+    found = [(name, part) for name, part in model.named_modules() if isinstance(part, Conv1D)]
+    for name, part in found:
+        parent, _, child = name.rpartition(".")
+        linear = nn.Linear(*part.weight.shape, device="meta", dtype=part.weight.dtype)
+        linear.weight = nn.Parameter(part.weight.detach().T.contiguous(), requires_grad=False)
+        linear.bias = part.bias
+        setattr(model.get_submodule(parent), child, linear)
