@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -66,6 +67,20 @@ def explain_pickle(names: Iterable[str]) -> str:
     """What to do with a pickle, to be said after an error, if one of these is the name of one; else nothing."""
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     return f"; {pickles[0][:64]} is a pickle, {CONVERT_PICKLE}" if pickles else ""
+
+
+def names_class(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder's config is one of transformers', which name the class of their model; ours have one class."""
+    path = os.path.join(folder, CONFIG_FILE)
+    try:
+        if os.path.getsize(path) > MAX_JSON_BYTES:
+            return False
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        # Whoever reads it says what is wrong with it.
+        return False
+    return isinstance(document, dict) and "architectures" in document
 
 
 def _is_within(path: str, roots: Sequence[str]) -> bool:

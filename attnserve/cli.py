@@ -7,10 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import attnserve
-from attnserve.certificate import PRECISIONS
 from attnserve.kernels import AUTO, OFF, find_kernels
 from attnserve.records import to_json
 
@@ -22,6 +20,7 @@ EXTRAS = {
     "onnxscript": "export",
     "jaxtyping": "export",
     "tqdm": "export",
+    "transformers": "huggingface",
     "sklearn": "recipes",
     "dbos": "jobs",
     "sqlalchemy": "jobs",
@@ -68,43 +67,27 @@ def _fail(message: str) -> int:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder with config.json and model.safetensors")
-    parser.add_argument("destination", help="REPOSITORY/model/version; must not exist")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of weights and activations; bfloat16 needs a CUDA device to run on; int8 is of weights alone, with "
-        "float32 activations (default: float32)",
-    )
-    parser.add_argument(
-        "--portable",
-        action="store_true",
-        help="inline the function bodies: no custom domain in the file, and no kernel can replace them",
-    )
-    parser.add_argument(
-        "--twin",
-        metavar="VARIANT",
-        help="export REPOSITORY/model-VARIANT/version beside it: the same weights with that attention, such as "
-        "dot_product, to compare with",
-    )
+    from attnserve.exporting import add_arguments
+
+    add_arguments(parser)
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    from attnserve.export import export_checkpoint, place_twins
+    from attnserve.exporting import run
 
-    for place, twin in place_twins(Path(parsed.destination), parsed.twin).items():
-        verified = export_checkpoint(
-            parsed.checkpoint,
-            place,
-            precision=parsed.precision,
-            portable=parsed.portable,
-            twin=twin,
-            report=lambda step, message: print(f"{step:<10} {message}", flush=True),
-        )
-        print(verified.table)
-        print(f"onnx ReferenceEvaluator, logits: {verified.reference_logits:.1e}")
-    return 0
+    return run(parsed)
+
+
+def _add_export_hf(parser: argparse.ArgumentParser) -> None:
+    from attnserve.exporting import add_hugging_face_arguments
+
+    add_hugging_face_arguments(parser)
+
+
+def _export_hf(parsed: argparse.Namespace) -> int:
+    from attnserve.exporting import run_hugging_face
+
+    return run_hugging_face(parsed)
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -264,6 +247,12 @@ COMMANDS = {
     "train": Command(summary="Train a model with a recipe.", run=_train, add_arguments=_add_train),
     "export": Command(
         summary="Turn a checkpoint into a bundle, proven equal to PyTorch.", run=_export, add_arguments=_add_export
+    ),
+    "export-hf": Command(
+        summary="Turn a Hugging Face model into a bundle, proven equal to transformers.",
+        run=_export_hf,
+        add_arguments=_add_export_hf,
+        extra="huggingface",
     ),
     "check": Command(
         summary="Replay a bundle's golden on this machine; needs no torch.", run=_check, add_arguments=_add_check

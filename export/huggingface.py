@@ -1,29 +1,31 @@
 """The export of a Hugging Face folder: from its config to an order, with the stock model as the source of golden."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attnserve import bundle
-from attnserve.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
-from attnserve.export.golden import Answer
+from attnserve.certificate import PRECISIONS
+from attnserve.checkpoint_files import FILES
 from attnserve.export.build import Order, Report
+from attnserve.export.job import publish
+from attnserve.export.stock import StockModel
 from attnserve.export.tokenizer import check_tokenizer
+from attnserve.export.verify import Verified
 from attnserve.interface import Interface, check_choice
 from attnserve.models.attention import VARIANTS
 from attnserve.models.huggingface import HuggingFaceError, PackedModel, Settings, inspect, load
 from attnserve.models.huggingface.checkpoint import INDEX_FILE
 from attnserve.models.huggingface.inspection import Seen, max_length_of, sample_ids
-from attnserve.models.huggingface.interface import NAMES
 from attnserve.models.huggingface.settings import read_settings
-from attnserve.models.huggingface.wide import widened
 from attnserve.models.prediction import predict_packed
+from attnserve.publish import check_destination
 from attnserve.text import TextReader, read_tokenizer
 
 TASKS = {
@@ -39,31 +41,48 @@ POOLINGS = ("first", "last", "mean")
 MAX_DIFFERENCE = 1e-9
 
 
-class Stock:
-    """The model as transformers runs it: one sequence at a time, unpadded, nothing of ours but its attention, and that
-    only where transformers has none. In float64."""
+def export_hugging_face(
+    folder: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    attention: str | None = None,
+    task: str = "auto",
+    untrained: bool = False,
+    precision: str = "float32",
+    portable: bool = False,
+    report: Report = lambda *_: None,
+) -> Verified:
+    """Export a Hugging Face model to the bundle folder `destination` = repository/<model>/<version>.
 
-    def __init__(self, model: PreTrainedModel, variant: str) -> None:
-        self.model = copy.deepcopy(model).double().eval()
-        # `eager` alone answers with maps, and knows soft-capped scores.
-        self.model.set_attn_implementation("eager" if variant == "dot_product" else NAMES[variant])
-        self.pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    Golden is what transformers answers, one sequence at a time, unpadded.
 
-    @torch.no_grad()
-    def answer(self, sequence: NDArray[Any]) -> Answer:
-        """Logits and attention weights of one sequence."""
-        with widened():
-            output = self.model(
-                input_ids=torch.from_numpy(sequence)[None], output_attentions=True, use_cache=False
-            )
-        maps = torch.stack([layer[0] for layer in output.attentions]).permute(2, 0, 1, 3)
-        return Answer(logits=[output.logits.flatten(0, -2)], maps=[maps])
+    Args:
+        folder: config.json and safetensors; tokenizer.json if it reads text.
+        destination: the bundle to make.
+        attention: a variant; as `config.attnserve` says if None, else dot-product.
+        task: "auto", by the class that the config names, or the one that it should be.
+        untrained: let `attention` be another than the model was trained with.
+        precision: as `export_checkpoint`.
+        portable: as `export_checkpoint`.
+        report: told each step as it begins, and what it does.
 
-    def readable(self, sequence: NDArray[Any]) -> NDArray[Any]:
-        """A sequence without the padding's id, which is no part of any: models skip it, each in its own way."""
-        if self.pad is None:
-            return sequence
-        return np.where(sequence == self.pad, (sequence + 1) % self.model.config.get_text_config().vocab_size, sequence)
+    Raises:
+        HuggingFaceError: the model cannot be read or exported; names the file, the layer or the field.
+        ValueError: as `export_checkpoint`.
+    """
+    place = Path(destination)
+    check_choice("precision", precision, PRECISIONS)
+    check_destination(place)
+    order = read_folder(
+        Path(folder),
+        attention=attention,
+        task=task,
+        untrained=untrained,
+        precision=precision,
+        portable=portable,
+        report=report,
+    )
+    return publish(order, place, report)
 
 
 def read_folder(
@@ -100,10 +119,9 @@ def read_folder(
     seen = inspect(model, settings)
     if seen.refusals:
         raise HuggingFaceError("; ".join(seen.refusals))
-    stock = Stock(model, settings.variant)
+    stock = StockModel(model, settings.variant)
     packed, interface = _pack(model, stock, seen.layers, settings, task, tokenizer if tokenizer.exists() else None)
-    files = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, bundle.TOKENIZER_FILE)
-    names = [path.name for path in sorted(folder.glob("model-*.safetensors"))]
+    files = [*FILES, INDEX_FILE, *sorted(path.name for path in folder.glob("model-*.safetensors"))]
     return Order(
         module=packed,
         interface=interface,
@@ -111,7 +129,7 @@ def read_folder(
         portable=portable,
         card={"description": f"{type(model).__name__} of transformers"},
         tokenizer=tokenizer if tokenizer.exists() else None,
-        sha256={name: bundle.hash_file(folder / name) for name in (*files, *names) if (folder / name).exists()},
+        sha256={name: bundle.hash_file(folder / name) for name in files if (folder / name).exists()},
         warnings=(*warnings, *_warnings(model)),
         stock=stock,
     )
@@ -144,7 +162,7 @@ def _warnings(model: PreTrainedModel) -> tuple[str, ...]:
 
 def _pack(
     model: PreTrainedModel,
-    stock: Stock,
+    stock: StockModel,
     layers: tuple[Seen, ...],
     settings: Settings,
     task: str,

@@ -10,7 +10,7 @@ from torch import nn
 
 from attnserve import bundle
 from attnserve.certificate import PRECISIONS
-from attnserve.checkpoint_files import FILES
+from attnserve.checkpoint_files import FILES, names_class
 from attnserve.export.arguments import check_example, check_module, check_options
 from attnserve.export.build import Built, Order, Report, build
 from attnserve.export.describe import hash_state
@@ -18,7 +18,7 @@ from attnserve.export.tokenizer import check_tokenizer
 from attnserve.export.twin import make_twin, warn_of_twin
 from attnserve.export.verify import Verified
 from attnserve.interface import Interface, check_choice
-from attnserve.models.checkpoint import load_checkpoint
+from attnserve.models.checkpoint import CheckpointError, load_checkpoint
 from attnserve.packing import add_leading_row
 from attnserve.publish import check_destination, publishing
 from attnserve.text import read_tokenizer
@@ -39,7 +39,7 @@ def export_checkpoint(
     reader sees either nothing or a proven bundle. On any failure nothing is left behind.
 
     Args:
-        checkpoint: folder with config.json and model.safetensors.
+        checkpoint: folder with config.json and model.safetensors, ours or of a Hugging Face model.
         destination: the bundle to make; its last part is the version, a positive integer.
         precision: "float32", "float16" or "bfloat16" (CUDA only), of weights and activations; attention computes in
             float32 always. "int8" is of weights alone; all computes in float32.
@@ -58,7 +58,7 @@ def export_checkpoint(
     check_choice("precision", precision, PRECISIONS)
     check_destination(place)
     order = _read_order(Path(checkpoint), precision=precision, portable=portable, twin=twin, report=report)
-    return _publish(order, place, report)
+    return publish(order, place, report)
 
 
 def build_checkpoint(
@@ -165,10 +165,14 @@ def export_module(
         blocks=blocks,
         projections=projections,
     )
-    return _publish(order, place, report)
+    return publish(order, place, report)
 
 
 def _read_order(source: Path, *, precision: str, portable: bool, report: Report, twin: str | None = None) -> Order:
+    if names_class(source):
+        if twin is not None:
+            raise ValueError("twin: expected none with a Hugging Face model; export it with another attention instead")
+        return _read_hugging_face(source, precision=precision, portable=portable, report=report)
     report("load", str(source))
     tokenizer = source / bundle.TOKENIZER_FILE
     if tokenizer.exists():
@@ -187,7 +191,25 @@ def _read_order(source: Path, *, precision: str, portable: bool, report: Report,
     )
 
 
-def _publish(order: Order, place: Path, report: Report) -> Verified:
+def _read_hugging_face(source: Path, **options: Any) -> Order:
+    try:
+        # The extra `huggingface`, which few exports need, and which takes seconds to import.
+        from attnserve.export.huggingface import read_folder
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise CheckpointError(
+            f"{source}: a Hugging Face model: to export it, pip install 'attnserve[huggingface]'"
+        ) from None
+    return read_folder(source, **options)
+
+
+def publish(order: Order, place: Path, report: Report) -> Verified:
+    """Build what is ordered and publish it.
+
+    Raises:
+        ValueError: as `export_checkpoint`; then nothing is left behind.
+    """
     with publishing(place) as folder:
         built = build(order, folder, report)
         report("publish", str(place))

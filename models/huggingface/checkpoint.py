@@ -1,4 +1,4 @@
-"""Reading a Hugging Face folder: safetensors and the code that transformers ships, never pickles or code of the folder."""
+"""Reading a Hugging Face folder: safetensors and transformers' own code, never pickles or code of the folder."""
 
 import json
 import os
@@ -18,14 +18,6 @@ INDEX_FILE = "model.safetensors.index.json"
 
 class HuggingFaceError(ValueError):
     """A folder holds no model that can be read or exported; the message names the file or the layer, and the reason."""
-
-
-def is_hugging_face(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder's config is one of transformers', which name their class, and not one of ours."""
-    try:
-        return "architectures" in read_config(Path(folder) / CONFIG_FILE)
-    except HuggingFaceError:
-        return False
 
 
 def load(folder: str | os.PathLike[str]) -> PreTrainedModel:

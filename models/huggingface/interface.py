@@ -87,7 +87,7 @@ def attend_padded(
     query: Float[Tensor, "B H N E"],
     key: Float[Tensor, "B K N E"],
     value: Float[Tensor, "B K N V"],
-    mask: Bool[Tensor, "B #H N N"] | None,
+    mask: Bool[Tensor, "B 1 N N"] | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,

@@ -39,9 +39,7 @@ class PackedModel(nn.Module):
         offset: of the position that the model gives the first step.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, layers: Sequence[Seen], settings: Settings, *, offset: int = 0
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, layers: Sequence[Seen], settings: Settings, *, offset: int = 0) -> None:
         super().__init__()
         self.model = model
         self.offset = offset
@@ -87,9 +85,7 @@ class _Call:
         self.value: Tensor | None = None
         """Of the layer before."""
 
-    def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
-    ) -> Attended:
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Attended:
         """Attend over packed rows, which come as one sequence: [1, H, T, E]."""
         query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
         attention = module.get_submodule(ATTENTION)
@@ -99,23 +95,18 @@ class _Call:
 
     def enter(self, body: nn.Module, _: Any, __: Any) -> tuple[tuple[()], dict[str, Any]]:
         """Call the body with packed rows, whatever its head has called it with."""
-        packed = {
-            "input_ids": self.inputs[None],
-            "position_ids": self.positions[None],
-            # As the models fill it in by themselves, but by an op that onnx's evaluator has a bug in.
-            "token_type_ids": torch.zeros_like(self.inputs)[None],
-            "use_cache": False,
-        }
+        packed = {"input_ids": self.inputs[None], "position_ids": self.positions[None], "use_cache": False}
+        if getattr(body.config, "type_vocab_size", 0):
+            # As these models fill it in by themselves, but by an op that onnx's evaluator has a bug in.
+            packed["token_type_ids"] = torch.zeros_like(self.inputs)[None]
         known = signature(body.forward).parameters
         return (), {name: value for name, value in packed.items() if name in known}
 
     def leave(self, _: nn.Module, __: Any, output: Any) -> Any:
         """Give the head what it was promised: the rows asked for, or the steps of every sequence."""
         hidden = output[0][0]
-        if self.rows is None:
-            chosen = gather_steps(hidden[:, None], self.slots)[:, 0]
-        else:
-            chosen = hidden[self.rows][:, None]
+        by_sequence = self.rows is None
+        chosen = gather_steps(hidden[:, None], self.slots)[:, 0] if by_sequence else hidden[self.rows][:, None]
         if isinstance(output, tuple):
             return (chosen, *output[1:])
         output["last_hidden_state"] = chosen

@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-class widened(TorchFunctionMode):  # noqa: N801 - a context manager, read as a verb
+class widened(TorchFunctionMode):
     """Whoever asks torch for float32 in here gets float64: what a model answers then has no rounding of float32 in it.
 
     Without it a truth in float64 would be one in float32 wherever a norm says `x.to(torch.float32)`, and its errors,
