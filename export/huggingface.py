@@ -22,7 +22,7 @@ from attnserve.interface import Interface, check_choice
 from attnserve.models.attention import VARIANTS
 from attnserve.models.huggingface import HuggingFaceError, PackedModel, Settings, inspect, load
 from attnserve.models.huggingface.checkpoint import INDEX_FILE
-from attnserve.models.huggingface.inspection import Seen, max_length_of, sample_ids
+from attnserve.models.huggingface.inspection import Inspection, max_length_of, sample_ids
 from attnserve.models.huggingface.settings import read_settings
 from attnserve.models.prediction import predict_packed
 from attnserve.publish import check_destination
@@ -120,7 +120,7 @@ def read_folder(
     if seen.refusals:
         raise HuggingFaceError("; ".join(seen.refusals))
     stock = StockModel(model, settings.variant)
-    packed, interface = _pack(model, stock, seen.layers, settings, task, tokenizer if tokenizer.exists() else None)
+    packed, interface = _pack(model, stock, seen, settings, task, tokenizer if tokenizer.exists() else None)
     files = [*FILES, INDEX_FILE, *sorted(path.name for path in folder.glob("model-*.safetensors"))]
     return Order(
         module=packed,
@@ -163,7 +163,7 @@ def _warnings(model: PreTrainedModel) -> tuple[str, ...]:
 def _pack(
     model: PreTrainedModel,
     stock: StockModel,
-    layers: tuple[Seen, ...],
+    seen: Inspection,
     settings: Settings,
     task: str,
     tokenizer: Path | None,
@@ -187,7 +187,7 @@ def _pack(
     sequences = [stock.readable(sample_ids(model, length)[0].numpy()) for length in (5, 2, 9)]
     truth = [stock.answer(sequence).logits[0] for sequence in sequences]
     for offset in offsets:
-        packed = PackedModel(model, layers, settings, offset=offset)
+        packed = PackedModel(model, seen, settings, offset=offset)
         for pooling in poolings:
             interface = Interface(max_length=max_length_of(config) - offset, pooling=pooling, **options)
             if _agrees(packed, interface, sequences, truth):

@@ -5,7 +5,7 @@ No model's code is touched. Its attention and its masks arrive at functions of o
 
 from attnserve.models.huggingface.checkpoint import HuggingFaceError as HuggingFaceError
 from attnserve.models.huggingface.checkpoint import load as load
-from attnserve.models.huggingface.inspection import Report as Report
+from attnserve.models.huggingface.inspection import Inspection as Inspection
 from attnserve.models.huggingface.inspection import inspect as inspect
 from attnserve.models.huggingface.interface import register as register
 from attnserve.models.huggingface.packed import PackedModel as PackedModel

@@ -5,7 +5,9 @@ batch can have. Which is which, the run shows: no list of model names is kept he
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -39,10 +41,12 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Inspection:
     """What a model's attention is like, and what speaks against serving it."""
 
     variant: str
+    body: str
+    """Name of the part that the model's head calls with the ids: all but the head."""
     layers: tuple[Seen, ...]
     refusals: tuple[str, ...]
     """A sentence each, which names the layer and the reason; empty if the model can be exported."""
@@ -65,7 +69,7 @@ class _Refused(ValueError):
     """The reason, for one layer or the model."""
 
 
-def inspect(model: PreTrainedModel, settings: Settings | None = None) -> Report:
+def inspect(model: PreTrainedModel, settings: Settings | None = None) -> Inspection:
     """Run a model once on a short sequence and say what its layers do.
 
     Args:
@@ -80,7 +84,8 @@ def inspect(model: PreTrainedModel, settings: Settings | None = None) -> Report:
         refusals += _run(model, watch, NAMES[settings.variant])
     if not refusals:
         refusals += _refusals_by_calls(model, watch, settings)
-    return Report(variant=settings.variant, layers=tuple(watch.calls), refusals=tuple(refusals))
+    body = next((name for name, part in model.named_modules() if part is watch.body), "")
+    return Inspection(variant=settings.variant, body=body, layers=tuple(watch.calls), refusals=tuple(refusals))
 
 
 def max_length_of(config: Any) -> int:
@@ -123,7 +128,7 @@ def _run(model: PreTrainedModel, watch: "_Watch", name: str) -> Iterator[str]:
     before, was_training = model.config._attn_implementation, model.training
     try:
         model.eval().set_attn_implementation(name)
-        with torch.no_grad(), taken(watch.attend, watch.mask):
+        with torch.no_grad(), taken(watch.attend, watch.mask), _entered(model, watch.enter):
             model(input_ids=sample_ids(model, NUM_STEPS), use_cache=False)
     except _Refused as refused:
         yield f"{type(model).__name__}: {refused}"
@@ -135,11 +140,27 @@ def _run(model: PreTrainedModel, watch: "_Watch", name: str) -> Iterator[str]:
         model.train(was_training)
 
 
+@contextmanager
+def _entered(model: nn.Module, enter: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Tell of every part that reads ids when it begins."""
+    parts = [
+        part for part in model.modules() if part is not model and "input_ids" in signature(part.forward).parameters
+    ]
+    handles = [part.register_forward_pre_hook(enter) for part in parts]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _refusals_by_calls(model: PreTrainedModel, watch: "_Watch", settings: Settings) -> Iterator[str]:
     kind, calls = type(model).__name__, watch.calls
     num_layers = model.config.get_text_config().num_hidden_layers
     if not calls:
         yield f"{kind}: does not attend through transformers' AttentionInterface: {num_layers} layers, 0 calls"
+    elif watch.body is None:
+        yield f"{kind}: expected a head that calls a body with ids, got a model in one piece"
     elif len(calls) != num_layers:
         yield f"{kind}: expected each of {num_layers} layers to attend once, got {len(calls)} calls"
     elif len({id(call.module) for call in calls}) != num_layers:
@@ -164,9 +185,14 @@ class _Watch:
 
     def __init__(self, horizon: int) -> None:
         self.horizon = horizon
+        self.body: nn.Module | None = None
         self.calls: list[Seen] = []
         self._masks: dict[int, _Mask] = {}
         self._kept: list[Tensor] = []
+
+    def enter(self, part: nn.Module, _: Any) -> None:
+        """The first part that runs is the body, not always `base_model`: some heads call a part of that."""
+        self.body = self.body or part
 
     def mask(self, *arguments: Any, **named: Any) -> Tensor:
         """Make the mask as ever, and read from its function what it is beyond the run's few steps."""

@@ -7,7 +7,7 @@ mean pooling, with the padded sequences themselves. Two hooks stand between: a d
 instead of what the head was given, and an exit, where the head gets the rows it was asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 from typing import Any
@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from attnserve.models.attention.layer import Attention
 from attnserve.models.attention.packed import gather_steps
-from attnserve.models.huggingface.inspection import Seen
+from attnserve.models.huggingface.inspection import Inspection
 from attnserve.models.huggingface.interface import NAMES, Attended, register, taken
 from attnserve.models.huggingface.settings import Settings
 from attnserve.models.huggingface.wide import widened
@@ -34,18 +34,20 @@ class PackedModel(nn.Module):
 
     Args:
         model: in eval mode; becomes part of this and is changed.
-        layers: what `inspect` has seen of it.
+        report: what `inspect` has seen of it, and has nothing against.
         settings: how it attends.
         offset: of the position that the model gives the first step.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[Seen], settings: Settings, *, offset: int = 0) -> None:
+    def __init__(self, model: PreTrainedModel, report: Inspection, settings: Settings, *, offset: int = 0) -> None:
         super().__init__()
         self.model = model
         self.offset = offset
+        # By name, which a copy of this has too.
+        self.body = report.body
         register()
         model.set_attn_implementation(NAMES[settings.variant])
-        for index, seen in enumerate(layers):
+        for index, seen in enumerate(report.layers):
             # The first layer of an elliptical model has no values to compare with.
             by = Settings() if settings.variant == "elliptical" and index == 0 else settings
             config = by.layer(scale=seen.scale, window=seen.window, softcap=seen.softcap)
@@ -67,7 +69,11 @@ class PackedModel(nn.Module):
         """Logits of `rows`, or of every sequence where a mean over its steps is taken."""
         wide = self.model.dtype == torch.float64
         call = _Call(inputs, positions + self.offset, slots, rows)
-        with taken(call.attend, _no_mask), _hooked(self.model, call), widened() if wide else nullcontext():
+        with (
+            taken(call.attend, _no_mask),
+            _hooked(self.model.get_submodule(self.body), call),
+            widened() if wide else nullcontext(),
+        ):
             if rows is None:
                 mask = (slots < inputs.shape[0]).long()
                 padded = torch.cat([inputs, inputs.new_zeros(1)])[slots]
@@ -114,8 +120,7 @@ class _Call:
 
 
 @contextmanager
-def _hooked(model: PreTrainedModel, call: _Call) -> Iterator[None]:
-    body = model.base_model
+def _hooked(body: nn.Module, call: _Call) -> Iterator[None]:
     # A pooler takes the first step inside of the body already.
     out = body.encoder if getattr(body, "pooler", None) is not None else body
     handles = [
