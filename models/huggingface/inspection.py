@@ -96,14 +96,15 @@ def max_length_of(config: Any) -> int:
 
 def _refusals_by_config(model: PreTrainedModel, settings: Settings) -> Iterator[str]:
     config, kind = model.config.get_text_config(), type(model).__name__
+    if model.main_input_name != "input_ids":
+        yield f"{kind}: reads {model.main_input_name}: expected a model that reads ids"
     if model.config.is_encoder_decoder:
         yield f"{kind}: an encoder with a decoder: cross-attention reads keys of another sequence"
-    for rope in _rotary_kinds(config):
-        if rope in BATCH_ROTARY:
-            yield (
-                f"{kind}: rotary positions of type {rope!r}: frequencies depend on the longest sequence of a batch, so "
-                "an answer would depend on its batch-mates"
-            )
+    for rope in sorted({str(rope) for rope in _rotary_kinds(config)} & set(BATCH_ROTARY)):
+        yield (
+            f"{kind}: rotary positions of type {rope!r}: frequencies depend on the longest sequence of a batch, so an "
+            "answer would depend on its batch-mates"
+        )
     if getattr(model.config, "quantization_config", None) is not None:
         yield f"{kind}: quantised weights: expected floating-point ones"
     is_rotary = any(name.rpartition(".")[2] == "rotary_emb" for name, _ in model.named_modules())

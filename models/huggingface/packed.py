@@ -67,13 +67,9 @@ class PackedModel(nn.Module):
         rows: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R W"]:
         """Logits of `rows`, or of every sequence where a mean over its steps is taken."""
-        wide = self.model.dtype == torch.float64
         call = _Call(inputs, positions + self.offset, slots, rows)
-        with (
-            taken(call.attend, _no_mask),
-            _hooked(self.model.get_submodule(self.body), call),
-            widened() if wide else nullcontext(),
-        ):
+        in_earnest = widened() if self.model.dtype == torch.float64 else nullcontext()
+        with taken(call.attend, _no_mask), _hooked(self.model.get_submodule(self.body), call), in_earnest:
             if rows is None:
                 mask = (slots < inputs.shape[0]).long()
                 padded = torch.cat([inputs, inputs.new_zeros(1)])[slots]

@@ -61,6 +61,7 @@ ARROWS = {
     "attnserve.upload": Arrows(at_import={"attnserve.checkpoints", "attnserve.publish"}, when_called=set()),
     "attnserve.flags": Arrows(at_import={"pydantic", "pydantic_settings"}, when_called=set()),
     "attnserve.remote": Arrows(at_import={"attnserve.__version__"}, when_called=set()),
+    "attnserve.exporting": Arrows(at_import={"attnserve.certificate"}, when_called={"attnserve.export"}),
     # Their bars are there where tqdm is.
     "attnserve.push": Arrows(
         at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "exports", "remote")},
@@ -91,6 +92,17 @@ ARROWS = {
         | {"jaxtyping", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "tqdm"},
         when_called=set(),
     ),
+    # The extra `huggingface`: imported when such a model is read.
+    "attnserve.models.huggingface": Arrows(
+        at_import=SPINE | {"attnserve.models", "jaxtyping", "safetensors", "torch", "transformers"}, when_called=set()
+    ),
+    **{
+        f"attnserve.export.{name}": Arrows(
+            at_import=SPINE | {"attnserve.export", "attnserve.models", "numpy", "torch", "transformers"},
+            when_called=set(),
+        )
+        for name in ("huggingface", "stock")
+    },
     "attnserve.service": Arrows(
         at_import=SPINE
         | {"attnserve.service", "anyio", "fastapi", "numpy", "onnxruntime", "orjson", "prometheus_client"}

@@ -66,7 +66,11 @@ def test_every_requirement_is_pinned():
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [
         *PROJECT["project"]["dependencies"],
-        *(line for extra in ("export", "jobs", "recipes", "bench", "tracing", "dev") for line in extras[extra]),
+        *(
+            line
+            for extra in ("export", "huggingface", "jobs", "recipes", "bench", "tracing", "dev")
+            for line in extras[extra]
+        ),
     ]
     # setuptools also builds the package, in environments that constraints do not reach; the rest is for other systems.
     # An extra may name another one, of this package.
