@@ -87,7 +87,7 @@ def attend_padded(
     query: Float[Tensor, "B H N E"],
     key: Float[Tensor, "B K N E"],
     value: Float[Tensor, "B K N V"],
-    mask: Bool[Tensor, "B 1 N N"] | None,
+    mask: Tensor | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -95,7 +95,7 @@ def attend_padded(
     is_causal: bool | None = None,
     **_: Any,
 ) -> Attended:
-    """Attend over padded sequences: differentiable, and with the weights that `output_attentions` asks for.
+    """Attend over padded sequences with a mask bool [B, 1, N, N]: differentiable, and with weights for whoever asks.
 
     Raises:
         ValueError: the mask is no mask but a bias, which expressive weights would square.

@@ -71,7 +71,8 @@ def test_checkpointed_gradients_are_the_gradients(attention: dict[str, Any]) -> 
                 part.p = 0.0
         model.config.attention_probs_dropout_prob = 0.0
         if checkpointed:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable()
+            assert model.is_gradient_checkpointing
         model(**batch(9, 4)).logits.square().sum().backward()
         gradients.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
     plain, checkpointed = gradients
