@@ -1,14 +1,21 @@
 """Hugging Face models, exported as they are and held to what transformers answers by itself."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from attnserve.bundle import Layer, read_manifest
+from attnserve.export import export_checkpoint
 from attnserve.export.huggingface import export_hugging_face, read_folder
 from attnserve.golden import read_golden, replay
+from attnserve.models.huggingface import HuggingFaceError, configure, load
 from attnserve.models.prediction import predict_packed
 from attnserve.packing import pack
 from attnserve.runtime import Runtime
@@ -199,7 +206,7 @@ def test_what_inspection_refuses_is_not_exported(tmp_path: Path) -> None:
 
 def test_a_model_without_a_head_has_no_task(tmp_path: Path) -> None:
     zoo.make("BertModel", zoo.PLAIN).save_pretrained(tmp_path)
-    with pytest.raises(HuggingFaceError, match="task: expected a class that ends with ForCausalLM, .*got BertModel"):
+    with pytest.raises(HuggingFaceError, match=r"task: expected a class that ends with ForCausalLM, .*got BertModel"):
         read(tmp_path)
 
 
