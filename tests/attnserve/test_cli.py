@@ -117,6 +117,21 @@ def test_without_onnx_export_names_the_extra() -> None:
     assert done.stderr == "attnserve: `attnserve export` needs onnx: pip install 'attnserve[export]'\n"
 
 
+@pytest.mark.parametrize("missing", ["transformers", "torch"])
+def test_without_transformers_the_extra_of_hugging_face_models_is_named(missing: str) -> None:
+    done = run_without((missing,), "export-hf", "model", "repository/m/1")
+    assert (done.returncode, done.stdout) == (1, "")
+    needs = f"attnserve: `attnserve export-hf` needs {missing}: pip install 'attnserve[huggingface]'\n"
+    assert done.stderr == needs
+
+
+def test_without_transformers_a_checkpoint_of_hugging_face_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}')
+    done = run_without(("transformers",), "export", str(tmp_path), str(tmp_path / "m" / "1"))
+    assert done.returncode == 1
+    assert "a Hugging Face model: to export it, pip install 'attnserve[huggingface]'" in done.stderr
+
+
 @pytest.mark.parametrize("missing", ["aiohttp", "tqdm"])
 def test_without_its_client_the_extra_of_a_load_is_named(missing: str) -> None:
     done = run_without((missing,), "bench", "--url", "http://127.0.0.1:8000", "--model", "m")

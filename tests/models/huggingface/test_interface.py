@@ -72,7 +72,7 @@ def test_checkpointed_gradients_are_the_gradients(attention: dict[str, Any]) -> 
         model.config.attention_probs_dropout_prob = 0.0
         if checkpointed:
             model.activation_checkpointing_enable()
-            assert model.is_gradient_checkpointing
+            assert model.is_activation_checkpointing
         model(**batch(9, 4)).logits.square().sum().backward()
         gradients.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
     plain, checkpointed = gradients
