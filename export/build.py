@@ -123,7 +123,7 @@ def _describe(
     quantisation: Quantisation | None,
     files: dict[str, str],
 ) -> Manifest:
-    libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
+    libraries = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "transformers")
     versions = {}
     for name in libraries:
         with suppress(metadata.PackageNotFoundError):

@@ -84,7 +84,7 @@ def record_golden(
 
     Raises:
         CheckpointError: PyTorch's own answers are not finite.
-        ModuleError: the answer to a sequence depends on what else is in its batch.
+        ModuleError: the answer to a sequence depends on what else is in its batch, or is not that of `stock`.
     """
     interface = subject.interface
     sequences = make_sequences(interface, np.random.default_rng(seed), example)
@@ -97,7 +97,10 @@ def record_golden(
         answer(oracle, interface, [sequence]) if stock is None else stock.answer(sequence) for sequence in sequences
     ]
     true_logits = [one.logits[0] for one in truth]
-    check_alone(oracle, interface, sequences, true_logits)
+    if stock is None:
+        check_alone(oracle, interface, sequences, true_logits)
+    else:
+        check_stock(oracle, interface, sequences, true_logits)
     if all(layer.is_causal for layer in subject.layers) and interface.task != "classify_sequence":
         check_causal(oracle, interface, sequences, true_logits)
     lengths = [len(sequence) for sequence in sequences]
@@ -177,6 +180,26 @@ def check_alone(module: nn.Module, interface: Interface, sequences: Sequences, t
         raise ModuleError(
             f"module: the answer to a sequence depends on the others in its batch: logits differ by {mixing:.1e}; "
             "expected every row but attention's to be computed by itself"
+        )
+
+
+def check_stock(module: nn.Module, interface: Interface, sequences: Sequences, truth: Sequence[Tensor]) -> None:
+    """Refuse a packed model that is another one than its stock implementation; in one batch, so mixing shows too.
+
+    Args:
+        module: in float64.
+        interface: what it reads and answers.
+        sequences: to be run together.
+        truth: logits of each alone, by the stock implementation.
+
+    Raises:
+        ModuleError: an answer differs by more than float64 rounds.
+    """
+    difference = _difference_beyond_rounding(module, interface, sequences, truth)
+    if difference is not None:
+        raise ModuleError(
+            f"module: packed, it does not answer as its stock implementation does: logits differ by {difference:.1e}; "
+            f"expected at most {MAX_MIXING:.0e} of the largest, as float64 rounds"
         )
 
 

@@ -130,11 +130,11 @@ def _run(model: PreTrainedModel, watch: "_Watch", name: str) -> Iterator[str]:
     try:
         model.eval().set_attn_implementation(name)
         with torch.no_grad(), taken(watch.attend, watch.mask), _entered(model, watch.enter):
-            model(input_ids=sample_ids(model, NUM_STEPS), use_cache=False)
+            model(input_ids=sample_ids(model, min(NUM_STEPS, watch.horizon)), use_cache=False)
     except _Refused as refused:
         yield f"{type(model).__name__}: {refused}"
     except Exception as error:
-        yield f"{type(model).__name__}: cannot be run on {NUM_STEPS} ids: {type(error).__name__}: {error}"
+        yield f"{type(model).__name__}: cannot be run on a few ids: {type(error).__name__}: {error}"
     finally:
         # Some models take no name but their own back; what they attend by they have not changed then.
         model.config._attn_implementation = before

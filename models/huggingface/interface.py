@@ -98,7 +98,8 @@ def attend_padded(
     """Attend over padded sequences with a mask bool [B, 1, N, N]: differentiable, and with weights for whoever asks.
 
     Raises:
-        ValueError: the mask is no mask but a bias, which expressive weights would square.
+        ValueError: the mask is no mask but a bias, which expressive weights would square; or values of some steps are in
+            a cache, where elliptical attention cannot compare them.
     """
     settings = read_settings(getattr(module, "config", None)) or Settings(variant=variant)
     if settings.variant != variant:
@@ -110,6 +111,8 @@ def attend_padded(
     if mask.dtype != torch.bool:
         raise ValueError(f"attention_mask: expected which keys are seen, got a bias of {mask.dtype}")
     group = query.shape[1] // key.shape[1]
+    if variant == "elliptical" and query.shape[2] != key.shape[2]:
+        raise ValueError(f"use_cache: expected False with elliptical attention, got {key.shape[2]} steps of keys")
     previous = previous_values(module, value) if variant == "elliptical" else None
     if previous is not None:
         exists = mask.diagonal(dim1=-2, dim2=-1)[:, 0].expand(len(value), -1)

@@ -118,7 +118,7 @@ class _Call:
 @contextmanager
 def _hooked(body: nn.Module, call: _Call) -> Iterator[None]:
     # A pooler takes the first step inside of the body already.
-    out = body.encoder if getattr(body, "pooler", None) is not None else body
+    out = getattr(body, "encoder", body) if getattr(body, "pooler", None) is not None else body
     handles = [
         body.register_forward_pre_hook(call.enter, with_kwargs=True),
         out.register_forward_hook(call.leave),
