@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attnserve.checkpoint_files import FILES, FolderError, explain_pickle, pin_folder
+from attnserve.checkpoint_files import FILES, FolderError, explain_pickle, names_class, pin_folder
 
 
 def make_checkpoint(folder: Path, *files: str) -> Path:
@@ -121,3 +121,21 @@ def test_a_checkpoint_has_config_and_weights(tmp_path, file):
 def test_a_pickle_is_explained():
     assert explain_pickle(["a.json", "model.safetensors", "bin"]) == ""
     assert explain_pickle(["b.pth", "a.pt"]).startswith("; a.pt is a pickle, which runs code when loaded: convert it")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ('{"architectures": ["BertForMaskedLM"]}', True),
+        ('{"vocabulary_size": 3}', False),
+        ('["architectures"]', False),
+        ("{", False),
+        ("[" * 100_000, False),
+        (None, False),
+    ],
+    ids=["transformers", "ours", "a list", "no JSON", "deep", "no file"],
+)
+def test_configs_of_transformers_are_told_apart(tmp_path, config, expected):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    assert names_class(tmp_path) is expected

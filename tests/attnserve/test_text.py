@@ -265,3 +265,10 @@ def test_a_model_of_features_has_no_tokenizer(tmp_path: Path) -> None:
     interface = Interface(task="classify_token", max_length=9, num_features=2, num_classes=2)
     with pytest.raises(TextError, match=r"tokenizer\.json: expected none, since the model reads features$"):
         read_tokenizer(tmp_path / "tokenizer.json", interface)
+
+
+def test_tokens_are_spelled_as_the_vocabulary_has_them(read: Callable[..., TextReader]) -> None:
+    reader = read(byte_level())
+    assert [reader.spell(index) for index in (0, 258, 259)] == ["<s>", "at", "cat"]
+    assert len({reader.spell(index) for index in range(260)}) == 260
+    assert reader.spell(260) is None
