@@ -98,8 +98,8 @@ def attend_padded(
     """Attend over padded sequences with a mask bool [B, 1, N, N]: differentiable, and with weights for whoever asks.
 
     Raises:
-        ValueError: the mask is no mask but a bias, which expressive weights would square; or values of some steps are in
-            a cache, where elliptical attention cannot compare them.
+        ValueError: the mask is no mask but a bias, which expressive weights would square; or some steps are in a cache,
+            where elliptical attention cannot compare their values.
     """
     settings = read_settings(getattr(module, "config", None)) or Settings(variant=variant)
     if settings.variant != variant:
