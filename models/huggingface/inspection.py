@@ -73,7 +73,7 @@ def inspect(model: PreTrainedModel, settings: Settings | None = None) -> Inspect
     """Run a model once on a short sequence and say what its layers do.
 
     Args:
-        model: reads ids; runs in its own mode, is left as it was, and attends through our functions meanwhile.
+        model: runs in eval mode, attending through our functions, and is left as it was.
         settings: how it is to attend, if not as its config says.
     """
     settings = settings or read_settings(model.config) or Settings()
