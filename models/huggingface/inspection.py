@@ -130,7 +130,7 @@ def _run(model: PreTrainedModel, watch: "_Watch", name: str) -> Iterator[str]:
     try:
         model.eval().set_attn_implementation(name)
         with torch.no_grad(), taken(watch.attend, watch.mask), _entered(model, watch.enter):
-            model(input_ids=sample_ids(model, min(NUM_STEPS, watch.horizon)), use_cache=False)
+            model(input_ids=sample_ids(model, min(NUM_STEPS, watch.horizon)).to(model.device), use_cache=False)
     except _Refused as refused:
         yield f"{type(model).__name__}: {refused}"
     except Exception as error:
@@ -198,7 +198,7 @@ class _Watch:
     def mask(self, *arguments: Any, **named: Any) -> Tensor:
         """Make the mask as ever, and read from its function what it is beyond the run's few steps."""
         mask = plain_mask(*arguments, **named)
-        found = read_mask(named["mask_function"], mask, self.horizon)
+        found = read_mask(named["mask_function"], mask.cpu(), self.horizon)
         self._masks[id(mask)] = found
         # Or another one might get its id.
         self._kept.append(mask)

@@ -5,6 +5,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from attnserve.models.attention.elliptical import check_scope
+from attnserve.models.huggingface.checkpoint import HuggingFaceError
+from attnserve.models.huggingface.inspection import inspect
 from attnserve.models.huggingface.interface import NAMES, register
 from attnserve.models.huggingface.settings import KEY, Settings, read_settings
 from attnserve.records import to_json
@@ -14,14 +17,20 @@ def configure(model: PreTrainedModel, variant: str, **numbers: Any) -> None:
     """Have a model attend by a variant from now on, and its config say so.
 
     Args:
-        model: any that `inspect` has nothing against.
+        model: run once, to see that it attends where it can be told to.
         variant: "dot_product", "expressive" or "elliptical".
         numbers: `epsilon` of expressive attention; `scope` and `scaling` of elliptical attention, never guessed.
 
     Raises:
-        ValueError: names the field.
+        HuggingFaceError: the model does not attend so, or could not be exported; names the layer and the reason.
+        ValueError: names the field. A causal model that would see its own targets is among these.
     """
     settings = Settings(variant=variant, **numbers)
+    found = inspect(model, settings)
+    if found.refusals:
+        raise HuggingFaceError("; ".join(found.refusals))
+    if settings.scope is not None:
+        check_scope(settings.scope, causal=found.causal)
     register()
     model.set_attn_implementation(NAMES[variant])
     setattr(model.config, KEY, to_json(settings))

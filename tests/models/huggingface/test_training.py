@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import BertForMaskedLM
 
-from attnserve.models.huggingface import Settings, configure, inspect, load, register, save
+from attnserve.models.huggingface import HuggingFaceError, Settings, configure, inspect, load, register, save
 from attnserve.models.huggingface.settings import read_settings
 from tests.models.huggingface import zoo
 
@@ -60,3 +60,14 @@ def test_elliptical_attention_by_name_alone_is_refused_when_it_is_saved(tmp_path
     model.set_attn_implementation("elliptical")
     with pytest.raises(ValueError, match="scaling: elliptical attention needs"):
         save(model, tmp_path)
+
+
+def test_a_causal_model_that_would_see_its_own_targets_is_refused() -> None:
+    with pytest.raises(ValueError, match="scope: 'sequence' lets a causal model see its own targets"):
+        configure(zoo.make("GPT2LMHeadModel"), "elliptical", scope="sequence", scaling="max")
+
+
+def test_a_model_that_would_go_on_with_softmax_is_refused() -> None:
+    model = zoo.make("MPNetForTokenClassification", zoo.PLAIN)
+    with pytest.raises(HuggingFaceError, match="does not attend through transformers' AttentionInterface"):
+        configure(model, "expressive")
