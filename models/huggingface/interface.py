@@ -66,7 +66,9 @@ def make_mask(*arguments: Any, **named: Any) -> Tensor | None:
 
 def plain_mask(*arguments: Any, **named: Any) -> Tensor:
     """Never None, which would leave it to `is_causal`, of which each model has its own idea."""
-    mask = sdpa_mask(*arguments, **{**named, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+    mask: Tensor | None = sdpa_mask(
+        *arguments, **{**named, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    )
     assert mask is not None
     return mask
 
@@ -135,4 +137,5 @@ def _measure(
     rows, previous_rows = (one.transpose(1, 2).flatten(0, 1) for one in (value, previous))
     row = torch.arange(num_rows, device=value.device).view(batch, steps)
     metric = elliptical_metric(rows, previous_rows, torch.where(exists, row, num_rows), **how)
-    return metric.unflatten(0, (batch, steps)).transpose(1, 2)
+    by_step: Tensor = metric.view(batch, steps, *metric.shape[1:])
+    return by_step.transpose(1, 2)

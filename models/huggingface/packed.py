@@ -76,7 +76,8 @@ class PackedModel(nn.Module):
                 logits = self.model(input_ids=padded, attention_mask=mask).logits
             else:
                 logits = self.model(input_ids=inputs[rows][:, None]).logits
-        return logits.flatten(0, -2)
+        answers: Tensor = logits.flatten(0, -2)
+        return answers
 
 
 class _Call:
@@ -139,7 +140,8 @@ def _replace_convolutions(model: nn.Module) -> None:
     found = [(name, part) for name, part in model.named_modules() if isinstance(part, Conv1D)]
     for name, part in found:
         parent, _, child = name.rpartition(".")
-        linear = nn.Linear(*part.weight.shape, device="meta", dtype=part.weight.dtype)
+        num_inputs, num_outputs = part.weight.shape
+        linear = nn.Linear(num_inputs, num_outputs, device="meta", dtype=part.weight.dtype)
         linear.weight = nn.Parameter(part.weight.detach().T.contiguous(), requires_grad=False)
         linear.bias = part.bias
         setattr(model.get_submodule(parent), child, linear)
