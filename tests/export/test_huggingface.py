@@ -177,6 +177,18 @@ def test_a_model_that_attends_in_another_way_is_exported_so(
     np.testing.assert_allclose(found, expected, rtol=0, atol=2 * manifest.certificate.logits.allowed)
 
 
+@pytest.mark.slow
+@pytest.mark.export
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "GPT2LMHeadModel", "LlamaForCausalLM"])
+def test_smaller_files_have_their_certificates(name: str, precision: str, tmp_path: Path) -> None:
+    place = tmp_path / "repository" / "model" / "1"
+    export_hugging_face(zoo.save(tmp_path / "model", name), place, precision=precision)
+    runtime = Runtime(place, num_threads=1)
+    assert runtime.manifest.certificate.precision == precision
+    assert replay(runtime, read_golden(place)).passed
+
+
 @pytest.mark.export
 def test_a_checkpoint_of_the_service_may_be_one_of_hugging_face(tmp_path: Path) -> None:
     zoo.save(tmp_path / "model", "DistilBertForSequenceClassification")
