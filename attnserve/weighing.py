@@ -139,6 +139,31 @@ class Weighing:
         (normaliser,) = self._sessions[normaliser_file(layer.weighting)].run(None, feeds)
         return normaliser  # type: ignore[no-any-return]
 
+    def weigh_part(
+        self,
+        layer: Layer,
+        query: NDArray[np.float32],
+        key: NDArray[np.float32],
+        normaliser: NDArray[np.float32],
+        *,
+        first: NDArray[np.int64],
+        last: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Weights [H, Q, C] that rows give to some keys.
+
+        Args:
+            layer: how the layer attends.
+            query: [H, Q, E], contiguous.
+            key: [H, C, E], contiguous: any keys.
+            normaliser: [H, Q] of the rows, over all keys that they may see.
+            first: as in `normalise`, but it may lie before these keys, or beyond them.
+            last: the same.
+        """
+        feeds = _feeds(layer, query, key, first, last)
+        feeds |= {"epsilon": np.array(layer.epsilon, np.float32), "normaliser": normaliser}
+        (weights,) = self._sessions[weights_file(layer.weighting)].run(["weights"], feeds)
+        return weights  # type: ignore[no-any-return]
+
     def _run(
         self, layer: Layer, feeds: dict[str, NDArray[Any]], with_scores: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
