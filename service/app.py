@@ -19,6 +19,8 @@ from attnserve.service import routes
 from attnserve.service.access import Access
 from attnserve.service.body import IS_READING
 from attnserve.service.budget import Budget
+from attnserve.service.captures import routes as captures
+from attnserve.service.captures.store import CaptureStore
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.checkpoints import routes as checkpoints
 from attnserve.service.checkpoints.uploads import Uploads
@@ -135,8 +137,13 @@ def create_app(
     app.state.encoding = Turns(
         min(count_cores(), MAX_ENCODING), max_waiting=settings.max_encoding_queue, work="encoding"
     )
+    app.state.captures = CaptureStore(settings.capture_bytes or memory_limit() // 8)
+    metrics.show_captures(app.state.captures)
     # Not `include_router`, behind which every request is matched twice. What is asked most comes first.
-    routers = (routes.router, oip.router, oip_repository.router, checkpoints.router, exports_routes.router)
+    routers = (
+        *(routes.router, captures.router, oip.router, oip_repository.router),
+        *(checkpoints.router, exports_routes.router),
+    )
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)

@@ -7,14 +7,16 @@ it. Seconds and bytes are therefore
     per run + per row * T + per cell * cells,    cells = B * N^2 (bodies) or sum of n^2 (kernels)
 """
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from attnserve.bundle import Manifest
+from attnserve.records import from_json
 
 # B x N shapes timed at warm-up, in pairs of as many rows but far more cells, so that the two can be told apart.
 SHAPES = ((1, 1), (16, 1), (16, 8), (1, 128), (32, 16), (1, 512), (1, 1024))
@@ -89,6 +91,29 @@ class Cost:
             middle = (low + high) // 2
             low, high = (middle, high) if self.bytes_alone(middle) <= max_bytes else (low, middle)
         return low
+
+
+def parse_costs(given: object) -> dict[str, Cost]:
+    """Costs by model, from a mapping or its JSON.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    try:
+        document = json.loads(given or "{}") if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        raise ValueError(f"expected costs by model as JSON, got {str(given)[:40]!r}") from None
+    if not isinstance(document, Mapping):
+        raise ValueError(f"expected costs by model, got {type(document).__name__}")
+    costs = {
+        str(name): cost if isinstance(cost, Cost) else from_json(Cost, cost, str(name))
+        for name, cost in document.items()
+    }
+    for name, cost in costs.items():
+        for field, value in vars(cost).items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}.{field}: expected a number >= 0, got {value}")
+    return costs
 
 
 class Forming:

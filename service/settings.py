@@ -1,9 +1,6 @@
 """Settings of the service: one declaration gives default, bounds, help, environment variable, flag and docs page."""
 
-import json
-import math
 import os
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
@@ -12,8 +9,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from attnserve.flags import ENV_PREFIX
 from attnserve.jobs import check_database
 from attnserve.kernels import AUTO
-from attnserve.records import from_json
-from attnserve.service.cost import Cost
+from attnserve.service.captures.levels import parse_levels
+from attnserve.service.cost import Cost, parse_costs
 from attnserve.service.keys import Key, parse_keys
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -22,24 +19,6 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 def _parse_keys(given: object) -> tuple[Key, ...]:
     # An empty variable, as compose files pass on, is none.
     return () if given in ("", (), []) else parse_keys(given)
-
-
-def _parse_costs(given: object) -> dict[str, Cost]:
-    try:
-        document = json.loads(given or "{}") if isinstance(given, str) else given
-    except (ValueError, RecursionError):
-        raise ValueError(f"expected costs by model as JSON, got {str(given)[:40]!r}") from None
-    if not isinstance(document, Mapping):
-        raise ValueError(f"expected costs by model, got {type(document).__name__}")
-    costs = {
-        str(name): cost if isinstance(cost, Cost) else from_json(Cost, cost, str(name))
-        for name, cost in document.items()
-    }
-    for name, cost in costs.items():
-        for field, value in vars(cost).items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}.{field}: expected a number >= 0, got {value}")
-    return costs
 
 
 def _parse_folders(given: object) -> tuple[str, ...]:
@@ -181,6 +160,30 @@ class Settings(BaseSettings):
         description="Largest binary answer; beyond it 413 before any work starts. Maps grow with the square of the "
         "length: the default holds one head over 4096 steps.",
     )
+    capture_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory that captures may take; 0 is an eighth of what this process may use. Those that nobody "
+        "used for longest make room for new ones. One of 6 layers of 8 heads of size 32 over 4096 steps takes 52 MB.",
+    )
+    capture_seconds: float = Field(
+        300.0,
+        ge=1,
+        le=7 * 24 * 3600,
+        allow_inf_nan=False,
+        description="How long captures are kept, unless a client wants them for less.",
+    )
+    captures: Annotated[
+        dict[str, str],
+        NoDecode,
+        PlainValidator(parse_levels),
+        WithJsonSchema({"accepts": "a level, or levels by model"}),
+    ] = Field(
+        {},
+        description="What captures show: `off`, there are none; `maps`, all but queries and keys; `qk`, these too, "
+        'as by default. One word for every model, or JSON by model with `*` for those not named: `{"*": "maps"}`. '
+        "Queries and keys tell of the weights: where it is not `qk`, no other route hands them out either.",
+    )
     max_encoding_queue: int = Field(
         64,
         ge=1,
@@ -217,7 +220,7 @@ class Settings(BaseSettings):
         json_schema_extra={"accepts": "path"},
     )
     tuning: Annotated[
-        dict[str, Cost], NoDecode, PlainValidator(_parse_costs), WithJsonSchema({"accepts": "costs by model"})
+        dict[str, Cost], NoDecode, PlainValidator(parse_costs), WithJsonSchema({"accepts": "costs by model"})
     ] = Field(
         {},
         description="Costs by model, as JSON, instead of measured ones: "

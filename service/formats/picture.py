@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from attnserve.service.formats.colours import NUM_STEPS, diverging_palette, sequential_palette
 from attnserve.service.pooling import find_factor, pool_maxima
+from attnserve.service.problems import TooLarge
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -32,6 +33,17 @@ class Panel:
     title: str
     values: NDArray[np.float32]
     """[queries, keys]"""
+
+
+def check_panels(num_panels: int, field: str) -> None:
+    """Refuse more maps than one can look at.
+
+    Raises:
+        TooLarge: names `field`, of which there would be fewer.
+    """
+    if num_panels > MAX_PANELS:
+        message = f"a picture shows at most {MAX_PANELS} maps, got {num_panels}; ask for fewer layers or heads"
+        raise TooLarge.about(field, message)
 
 
 def draw_panels(panels: Sequence[Panel], *, num_columns: int, caption: str) -> bytes:

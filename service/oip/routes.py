@@ -8,6 +8,7 @@ import attnserve
 from attnserve.service.attention import held_bytes
 from attnserve.service.body import in_turn
 from attnserve.service.budget import Budget
+from attnserve.service.captures.levels import QK, require_level
 from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.guard import Need, needs, require
 from attnserve.service.oip import schemas
@@ -158,6 +159,8 @@ async def _infer_in_time(request: Request, name: str, version: str | None, deadl
     asked = await read_request(request, model.reader, parse, as_json=False)
     if asked.captures:
         require(request, Need.ATTENTION, "outputs")
+    if asked.tells_weights(model.manifest):
+        require_level(settings.captures, model.name, QK, "outputs")
     deadline.shorten(asked.predict.timeout_ms)
     num_numbers = count_numbers(asked, max_response_bytes=settings.max_response_bytes)
     # Padded, and then written.
