@@ -212,7 +212,7 @@ def test_check_fails_wrong_kernels(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_names_kernels_that_are_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("attnserve.cli.find_kernels", lambda _: None)
+    monkeypatch.setattr("attnserve.check.find_kernels", lambda _: None)
     assert main(["check", str(BUNDLE), "--kernels", "auto"]) == 1
     assert capsys.readouterr().err.startswith("attnserve: kernels: expected a library, found none")
 
@@ -322,12 +322,10 @@ def test_check_says_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_what_is_no_fault_of_the_user_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attnserve import golden
-
     def stumble(*arguments: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(golden, "replay", stumble)
+    monkeypatch.setattr("attnserve.check.replay", stumble)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["check", str(BUNDLE)])
 
