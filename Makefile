@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: install serve up bundles kernels wheel test test-all tests compose-test compose-test-if-possible lint typecheck bench soak checkpoints clean help
+.PHONY: install serve up bundles kernels wheel test test-all tests compose-test lint typecheck bench soak checkpoints clean help
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -64,16 +64,13 @@ test: lint typecheck ## Lint, types and the fast tests
 	@$(BIN)/pytest -m 'not slow'
 
 test-all: install ## Everything, with the seconds of each part
-	@for part in lint typecheck tests compose-test-if-possible; do SECONDS=0; $(MAKE) $$part; echo "== $$part: $$SECONDS s"; done
+	@for part in lint typecheck tests compose-test; do SECONDS=0; $(MAKE) $$part ARGS=--if-possible; echo "== $$part: $$SECONDS s"; done
 
 tests: install
 	@$(BIN)/pytest -m 'not compose' --durations=15
 
 compose-test: install ## The compose file with a real Docker engine; needs root where none runs
 	@tests/compose/run $(ARGS)
-
-compose-test-if-possible: install
-	@tests/compose/run --if-possible
 
 lint: install ## Style, formatting, spelling, the Dockerfile
 	@$(BIN)/ruff check
