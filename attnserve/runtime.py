@@ -34,6 +34,9 @@ from attnserve.weighing import Weighing
 # Its wheels report to Microsoft unless told not to, and read this when they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
+# Products are of float32, as certificates are: unless told not to, ONNX Runtime rounds their factors to TF32, ten bits.
+CUDA_OPTIONS = {"use_tf32": "0"}
 DEVICES = ("auto", "cpu", "cuda")
 NO_DEVICE = "device: expected a usable CUDA device, got none"
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
@@ -169,11 +172,18 @@ def _open_model(path: Path, device: str, num_threads: int, op_library: Path | No
         import onnxruntime
 
         onnxruntime.preload_dlls()
-        # Without the library: its kernels are for the CPU, and a node that has one runs there and nowhere else.
-        session = _open(path, "cuda", num_threads)
-        if session.get_providers()[0] == "CUDAExecutionProvider":
-            return session, "cuda"
-        reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
+        try:
+            # Without the library: its kernels are for the CPU, and a node that has one runs there and nowhere else.
+            session = _open(path, "cuda", num_threads)
+        except BundleError as error:
+            # What the CPU cannot load either is the bundle's fault. bfloat16 it never can.
+            if precision != "bfloat16":
+                _open(path, "cpu", num_threads)
+            reason = str(error)
+        else:
+            if session.get_providers()[0] == CUDA_PROVIDER:
+                return session, "cuda"
+            reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
     if device == "cuda":
         raise DeviceError(f"{NO_DEVICE}: {reason}")
     _refuse_bfloat16(path, precision)
@@ -193,7 +203,7 @@ def explain_no_cuda() -> str | None:
     """What this machine lacks for CUDA, as far as can be told without a model; None if nothing."""
     import onnxruntime
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         return "this onnxruntime has no CUDA provider; install attnserve[gpu]"
     return None if _has_nvidia_driver() else "this machine has no NVIDIA driver"
 
@@ -236,10 +246,13 @@ def _open(path: Path, device: str, num_threads: int, op_library: Path | None = N
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # 3 = errors. Warnings are about graph optimisations that no operator can act upon.
     options.log_severity_level = 3
-    providers = ["CUDAExecutionProvider"] if device == "cuda" else []
+    providers = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device == "cuda" else []
     try:
         if op_library is not None:
             options.register_custom_ops_library(os.fspath(op_library))
-        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+        # Without enable_fallback=0 a provider that fails is replaced by the CPU, and only stdout hears of it.
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime raises a dozen types of its own, none of them public.
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from None

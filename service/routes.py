@@ -35,7 +35,7 @@ from attnserve.service.routing import (
     read_request,
     render,
 )
-from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
+from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Plan, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 from attnserve.service.stream import answer_continuation
@@ -54,7 +54,7 @@ router = APIRouter(route_class=PlainRoute)
 
 @router.post(
     "/v1/models/{model}/predict",
-    response_model=PredictAnswer | ContinueAnswer,
+    response_model=PredictAnswer | ContinueAnswer | Plan,
     responses=openapi.PREDICT_ANSWERS,
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
@@ -67,7 +67,7 @@ async def predict(request: Request, model: str) -> Response:
 
 @router.post(
     "/v1/models/{model}/attention",
-    response_model=PredictAnswer,
+    response_model=PredictAnswer | Plan,
     responses=openapi.ATTENTION_ANSWERS,
     openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
@@ -85,7 +85,7 @@ async def attention(request: Request, model: str) -> Response:
 
 @router.post(
     "/v1/models/{model}/versions/{version}/predict",
-    response_model=PredictAnswer | ContinueAnswer,
+    response_model=PredictAnswer | ContinueAnswer | Plan,
     responses=openapi.PREDICT_ANSWERS,
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
@@ -98,7 +98,7 @@ async def predict_version(request: Request, model: str, version: str) -> Respons
 
 @router.post(
     "/v1/models/{model}/versions/{version}/attention",
-    response_model=PredictAnswer,
+    response_model=PredictAnswer | Plan,
     responses=openapi.ATTENTION_ANSWERS,
     openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],

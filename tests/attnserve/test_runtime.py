@@ -103,6 +103,45 @@ def test_a_session_that_falls_back_silently_is_not_cuda(monkeypatch: pytest.Monk
         Runtime(BUNDLE, device="cuda")
 
 
+@pytest.fixture
+def asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A driver is there, and a session asked of CUDA fails. What is asked of sessions."""
+    import onnxruntime
+
+    asked: list[dict[str, Any]] = []
+    make = onnxruntime.InferenceSession
+
+    def make_session(path: str, options: Any, **arguments: Any) -> Any:
+        asked.append(arguments)
+        if arguments["providers"] != ["CPUExecutionProvider"]:
+            raise RuntimeError("CUDA failure 2: out of memory")
+        return make(path, options, **arguments)
+
+    monkeypatch.setattr(module, "_has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", make_session)
+    return asked
+
+
+def test_float32_is_not_rounded_to_tf32_and_no_provider_is_replaced(asked_of_cuda: list[dict[str, Any]]) -> None:
+    Runtime(BUNDLE, device="auto")
+    assert asked_of_cuda[0]["providers"] == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    assert all(asked["enable_fallback"] == 0 for asked in asked_of_cuda)
+
+
+def test_a_device_that_cannot_load_a_bundle_is_told_from_a_bundle_that_nothing_can(
+    asked_of_cuda: list[dict[str, Any]], folder: Path
+) -> None:
+    assert Runtime(folder, device="auto").device == "cpu"
+    with pytest.raises(DeviceError, match=r"got none: .*model\.onnx: .*out of memory"):
+        Runtime(folder, device="cuda")
+    (folder / "model.onnx").write_text("no graph")
+    rehash(folder)
+    with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
+        Runtime(folder, device="cuda")
+
+
 def test_the_number_of_threads_is_passed_on() -> None:
     assert Runtime(BUNDLE, num_threads=2).session.get_session_options().intra_op_num_threads == 2
 
