@@ -1,6 +1,7 @@
 """Settings of the service: one declaration gives default, bounds, help, environment variable, flag and docs page."""
 
 import os
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
@@ -30,6 +31,13 @@ def _parse_folders(given: object) -> tuple[str, ...]:
         if not os.path.isabs(folder):
             raise ValueError(f"expected absolute paths, got {folder!r}")
     return tuple(folders)
+
+
+def _check_collector(given: str) -> str:
+    # Credentials belong into a header: what stands here is in the log.
+    if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*)?)?", given):
+        raise ValueError("expected http(s)://HOST[:PORT][/PATH] without credentials or a query, got something else")
+    return given
 
 
 class Settings(BaseSettings):
@@ -266,10 +274,8 @@ class Settings(BaseSettings):
         "ends with the service). `auto` is yes where the extra `export` is installed, the repository can be written, "
         "and `--database-url` is not given: who gives one runs workers elsewhere.",
     )
-    otlp_endpoint: str = Field(
+    otlp_endpoint: Annotated[str, AfterValidator(_check_collector)] = Field(
         "",
-        # Credentials belong into a header: what stands here is in the log.
-        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
         description="Collector that OpenTelemetry traces are sent to, as OTLP over HTTP, such as "
         "`http://collector:4318`; needs the extra `tracing`. Empty is no traces.",
     )

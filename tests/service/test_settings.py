@@ -60,7 +60,7 @@ VALUES = {
     "export_worker": ("off", ["true", "yes", ""]),
     "otlp_endpoint": (
         "http://collector:4318",
-        ["collector:4318", "ftp://c", "http://", "http://me:secret@c", "http://c?k=v"],
+        ["collector:4318", "ftp://c", "http://", "http://me:hidden@c", "http://c?k=v"],
     ),
     "trace_ratio": ("0.25", ["-0.1", "1.1", "nan", "all"]),
     "log_format": ("json", ["JSON", "xml", ""]),
