@@ -281,6 +281,20 @@ class Settings(BaseSettings):
         description="Part of the traces recorded, of those that begin here; of a trace that began elsewhere its caller "
         "says whether it is recorded (header traceparent).",
     )
+    sample_heads: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Part of the predictions of which one sequence is run once more, while nobody waits for an answer, "
+        "to add the entropy, sink and collapse of its heads to the metrics; 0 is none.",
+    )
+    sample_heads_length: int = Field(
+        512,
+        ge=2,
+        description="Longest sequence, in steps, that is measured so. A request that comes meanwhile ends it, but not "
+        "in the middle of a layer's attention, which takes the square of the length.",
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people, or a JSON object per line for whatever collects logs."
     )
