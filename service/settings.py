@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from attnserve.checkpoint_files import parse_folders
 from attnserve.flags import ENV_PREFIX
 from attnserve.jobs import check_database
 from attnserve.kernels import AUTO
@@ -19,17 +20,6 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 def _parse_keys(given: object) -> tuple[Key, ...]:
     # An empty variable, as compose files pass on, is none.
     return () if given in ("", (), []) else parse_keys(given)
-
-
-def _parse_folders(given: object) -> tuple[str, ...]:
-    # On the command line as in PATH, in a file as a list.
-    folders = [part for part in given.split(os.pathsep) if part] if isinstance(given, str) else given
-    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str) for folder in folders):
-        raise ValueError(f"expected folders, got {type(given).__name__}")
-    for folder in folders:
-        if not os.path.isabs(folder):
-            raise ValueError(f"expected absolute paths, got {folder!r}")
-    return tuple(folders)
 
 
 class Settings(BaseSettings):
@@ -240,7 +230,7 @@ class Settings(BaseSettings):
     checkpoint_paths: Annotated[
         tuple[str, ...],
         NoDecode,
-        PlainValidator(_parse_folders),
+        PlainValidator(parse_folders),
         WithJsonSchema({"accepts": f"absolute paths, separated by `{os.pathsep}`; in a file, a list"}),
     ] = Field(
         (),
