@@ -1,4 +1,4 @@
-"""A service of attnserve, from Python: predictions, attention as arrays, uploads and exports."""
+"""A service of attnserve, from Python: predictions, attention as arrays, captures, uploads and exports."""
 
 from attnserve.client.answers import (
     Candidate,
@@ -10,6 +10,7 @@ from attnserve.client.answers import (
     Token,
 )
 from attnserve.client.attention import Attention
+from attnserve.client.capture import Capture, QueriesAndKeys
 from attnserve.client.client import Client
 from attnserve.client.publishing import Export, ExportError, Progress
 from attnserve.push import Pushed
@@ -18,6 +19,7 @@ from attnserve.remote import RemoteError
 __all__ = [
     "Attention",
     "Candidate",
+    "Capture",
     "Client",
     "Continuation",
     "Export",
@@ -28,6 +30,7 @@ __all__ = [
     "Prediction",
     "Progress",
     "Pushed",
+    "QueriesAndKeys",
     "RemoteError",
     "Token",
 ]

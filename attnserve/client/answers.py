@@ -102,8 +102,9 @@ class Model:
 
 def read_model(document: Mapping[str, Any]) -> Model:
     """An entry of the list of models; one that does not answer has fewer fields."""
-    known: dict[str, Any] = {each.name: document[each.name] for each in fields(Model) if each.name in document}
-    return Model(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    known = {each.name: document[each.name] for each in fields(Model) if each.name in document}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    return Model(**values)
 
 
 def read_candidates(entries: list[Any]) -> tuple[Candidate, ...]:

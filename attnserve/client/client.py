@@ -13,6 +13,7 @@ import numpy as np
 from attnserve.address import API_KEY, URL, Names, choose_api_key, choose_url
 from attnserve.client.answers import Generated, Model, Predicted, read_generated, read_model, read_predicted
 from attnserve.client.attention import Attention, read_attention
+from attnserve.client.capture import Capture
 from attnserve.client.publishing import Export, Tell, push_folder, run_export
 from attnserve.client.question import Indices, Question
 from attnserve.client.transport import Transport
@@ -169,6 +170,36 @@ class Client:
         """What `attention` would answer, and what that costs, without a forward pass."""
         body = _body(sequences, dry_run=True, **question)
         return self._transport.ask_document("POST", f"{_place(model, version)}/attention", body, read=dict)
+
+    def capture(
+        self,
+        model: str,
+        sequence: Any,
+        *,
+        version: int | None = None,
+        layers: Indices | None = None,
+        store: str | None = None,
+        keep_seconds: float | None = None,
+        top_k: int | None = None,
+        positions: Indices | None = None,
+    ) -> Capture:
+        """Predict, and have the service keep the queries and keys, to be asked about piece by piece.
+
+        Args:
+            model: that is asked.
+            sequence: one.
+            version: that one or none; the active one unless given.
+            layers: kept; all unless given.
+            store: "computed", or "float16" for half of the memory.
+            keep_seconds: how long.
+            top_k: as in `predict`.
+            positions: as in `predict`.
+        """
+        fields = {"layers": layers, "store": store, "keep_seconds": keep_seconds}
+        body = _body([sequence], top_k=top_k, positions=positions, **fields)
+        return Capture(
+            self._transport, lambda other: f"{_place(model, version if other is None else other)}/captures", body
+        )
 
     def push(self, folder: str | os.PathLike[str], name: str | None = None, *, report: Tell | None = None) -> Pushed:
         """Send a checkpoint, as far as it is not there already.

@@ -28,6 +28,15 @@ def test_the_program_of_the_page_runs(server: Served, capsys: pytest.CaptureFixt
     assert names["heads"]["entropy_bits"].shape == (3, 2)
     assert names["maps"]["weights"].shape == (1, 2, 1, 8)
     np.testing.assert_allclose(names["maps"]["weights"].sum(-1), 1, rtol=1e-5)
+    shapes = {name: names[name].shape for name in ("last", "whole", "atlas", "corner", "entropy")}
+    assert shapes == {
+        "last": (1, 240),
+        "whole": (240, 240),
+        "atlas": (3, 2, 60, 60),
+        "corner": (240, 240),
+        "entropy": (3, 2),
+    }
+    assert names["qk"].query.shape[0] == 240
 
 
 def test_every_method_is_on_the_page_with_its_arguments() -> None:
