@@ -46,6 +46,37 @@ class DeviceError(RuntimeError):
     """The device asked for cannot be used; the message says why."""
 
 
+class Interrupted(Exception):
+    """A run was ended before its end."""
+
+
+class Interrupt:
+    """Ends a run that is under way in another thread: it goes on to the end of a node of the graph, and no further."""
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        self.options = onnxruntime.RunOptions()
+        """Of the run."""
+        # Its end is no error.
+        self.options.log_severity_level = 4
+        self.is_set = False
+
+    def set(self) -> None:
+        """End it, if it runs."""
+        self.is_set = True
+        self.options.terminate = True
+
+    def check(self) -> None:
+        """Raise what an interrupted run raises, in between.
+
+        Raises:
+            Interrupted: it has been set.
+        """
+        if self.is_set:
+            raise Interrupted
+
+
 class Runtime:
     """The sessions of one bundle on one device.
 
@@ -109,6 +140,7 @@ class Runtime:
         head_scale: NDArray[np.float32] | None = None,
         *,
         shrink: bool = False,
+        interrupt: Interrupt | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Run the graph on one batch.
 
@@ -119,11 +151,21 @@ class Runtime:
             capture: [C] packed rows the captures among `outputs` are gathered from.
             head_scale: [layers, heads] factor on every head's output; None is all ones.
             shrink: whether memory that earlier runs needed, and this one does not, is given back to the system.
+            interrupt: ends the run early; not together with `shrink`.
+
+        Raises:
+            Interrupted: by `interrupt`.
         """
         feeds = self.feeds(packed, rows, capture, head_scale)
         names = list(outputs)
-        options = self._shrinking if shrink else None
-        values = self._run_bound(names, feeds, options) if self.binds else self.session.run(names, feeds, options)
+        options = self._shrinking if shrink else None if interrupt is None else interrupt.options
+        try:
+            values = self._run_bound(names, feeds, options) if self.binds else self.session.run(names, feeds, options)
+        except Exception:
+            # ONNX Runtime has no type of its own for it.
+            if interrupt is not None:
+                interrupt.check()
+            raise
         return dict(zip(names, values, strict=True))
 
     def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]], options: Any) -> list[NDArray[Any]]:

@@ -40,12 +40,20 @@ class Service:
         Raises:
             RuntimeError: the answer is an error.
         """
-        self.connection.request(request.method, request.path, request.body, dict(request.headers))
-        response = self.connection.getresponse()
+        try:
+            response = self._send(request)
+        except http.client.RemoteDisconnected:
+            # Servers close connections on which nothing is asked for a while, as when an answer is unpacked.
+            self.connection.close()
+            response = self._send(request)
         body = response.read()
         if response.status >= 300:
             raise RuntimeError(f"{request.method} {request.path}: {response.status} {body[:300]!r}")
         return response.headers, body
+
+    def _send(self, request: Request) -> http.client.HTTPResponse:
+        self.connection.request(request.method, request.path, request.body, dict(request.headers))
+        return self.connection.getresponse()
 
     def cpu_ms(self, requests: Sequence[Request]) -> float:
         """CPU time of the server per request, over all of them."""
@@ -74,8 +82,9 @@ def split_cores() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def start_service(repository: Path, core: int, *flags: str) -> Iterator[Service]:
-    """`attnserve serve` with one thread on one core."""
+    """`attnserve serve` with one thread on one core, and no worker beside it, whose CPU time would count."""
     limits = ("--num-threads", "1", "--tuning-seconds", "2", "--tuning-cache", str(repository.parent / "costs"))
+    limits += ("--export-worker", "off")
     command = ["-m", "attnserve", "serve", str(repository), *limits, *flags]
     with _start(command, core, repository.parent / "service.log", "/readyz") as service:
         yield service

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from attnserve.service.captures.store import REASONS, CaptureStore
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.histogram import Histogram
+from attnserve.service.live_heads import HeadMetrics
 from attnserve.service.observer import BatchRun, Observer
 
 # A series more for every one there is, of when it began: nobody asks.
@@ -67,6 +68,7 @@ class Metrics:
     def show_models(self, catalogue: Catalogue) -> None:
         """Ask `catalogue` for its models whenever somebody looks."""
         self.registry.register(_Models(catalogue))
+        self.registry.register(HeadMetrics(lambda: catalogue.models.values()))
 
     def show_captures(self, store: CaptureStore) -> None:
         """Ask `store` for its captures whenever somebody looks."""

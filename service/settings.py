@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from attnserve.checkpoint_files import parse_folders
 from attnserve.flags import ENV_PREFIX
 from attnserve.jobs import check_database
 from attnserve.kernels import AUTO
@@ -22,21 +23,9 @@ def _parse_keys(given: object) -> tuple[Key, ...]:
     return () if given in ("", (), []) else parse_keys(given)
 
 
-def _parse_folders(given: object) -> tuple[str, ...]:
-    # On the command line as in PATH, in a file as a list.
-    folders = [part for part in given.split(os.pathsep) if part] if isinstance(given, str) else given
-    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str) for folder in folders):
-        raise ValueError(f"expected folders, got {type(given).__name__}")
-    for folder in folders:
-        if not os.path.isabs(folder):
-            raise ValueError(f"expected absolute paths, got {folder!r}")
-    return tuple(folders)
-
-
 def _check_collector(given: str) -> str:
-    # Credentials belong into a header: what stands here is in the log.
     if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*)?)?", given):
-        raise ValueError("expected http(s)://HOST[:PORT][/PATH] without credentials or a query, got something else")
+        raise ValueError("expected http(s)://HOST[:PORT][/PATH], no credentials or query (it is logged), got something else")
     return given
 
 
@@ -248,7 +237,7 @@ class Settings(BaseSettings):
     checkpoint_paths: Annotated[
         tuple[str, ...],
         NoDecode,
-        PlainValidator(_parse_folders),
+        PlainValidator(parse_folders),
         WithJsonSchema({"accepts": f"absolute paths, separated by `{os.pathsep}`; in a file, a list"}),
     ] = Field(
         (),
@@ -286,6 +275,20 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Part of the traces recorded, of those that begin here; of a trace that began elsewhere its caller "
         "says whether it is recorded (header traceparent).",
+    )
+    sample_heads: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Part of the predictions of which one sequence is run once more, while nobody waits for an answer, "
+        "to add the entropy, sink and collapse of its heads to the metrics; 0 is none.",
+    )
+    sample_heads_length: int = Field(
+        512,
+        ge=2,
+        description="Longest sequence, in steps, that is measured so. A request that comes meanwhile ends it, but not "
+        "in the middle of a layer's attention, which takes the square of the length.",
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people, or a JSON object per line for whatever collects logs."

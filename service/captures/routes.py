@@ -36,6 +36,7 @@ from attnserve.service.formats.picture import check_panels
 from attnserve.service.formats.respond import respond
 from attnserve.service.formats.tensors import Written
 from attnserve.service.guard import Need, needs
+from attnserve.service.idle import Idle
 from attnserve.service.openapi import describe_body
 from attnserve.service.routing import PlainRoute, ask, find_model, get, read_request, render
 from attnserve.service.selection import parse_choice, parse_indices
@@ -218,7 +219,8 @@ async def _capture(request: Request, name: str, version: str | None) -> Response
         captures = outputs_of(model.manifest, asked.layers)
         # What is captured, and the same head by head, of which half is left where it is narrowed.
         num_bytes = count_bytes(model.manifest, asked.layers, length, "computed")
-        with budget.hold(held_bytes(asked.predict, model.manifest) + 3 * num_bytes):
+        idle: Idle = request.app.state.idle
+        with budget.hold(held_bytes(asked.predict, model.manifest) + 3 * num_bytes), idle.busy():
             answers = await ask(request, model, asked.predict, captures, deadline)
             make = functools.partial(make_capture, model, asked, answers[0], identity, owner_of(request))
             made = await in_turn(request, request.app.state.weighing, render, request, model, make)

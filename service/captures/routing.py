@@ -15,6 +15,7 @@ from attnserve.service.captures.store import CaptureStore
 from attnserve.service.captures.view import Size, View, write_view
 from attnserve.service.deadline import within_deadline
 from attnserve.service.formats.negotiation import BINARY, JSON, NPZ, PNG, SAFETENSORS, choose_encoding, choose_format
+from attnserve.service.idle import Idle
 from attnserve.service.routing import get_stages
 from attnserve.service.selection import parse_choice
 from attnserve.service.settings import Settings
@@ -84,7 +85,11 @@ async def answer(request: Request, capture: Capture, media_type: str, write: Wri
     async with within_deadline(request, settings.timeout_ms):
         encoding = choose_encoding(request.headers.get("accept-encoding"))
         freshness = judge(request, capture, media_type, encoding, get_store(request).seconds_left(capture))
-        return freshness.answer_known() if freshness.is_known else await write(encoding, freshness.headers)
+        if freshness.is_known:
+            return freshness.answer_known()
+        idle: Idle = request.app.state.idle
+        with idle.busy():
+            return await write(encoding, freshness.headers)
 
 
 async def answer_view(

@@ -16,7 +16,7 @@ from attnserve import runtime as module
 from attnserve.bundle import BundleError
 from attnserve.golden import read_golden
 from attnserve.packing import pack
-from attnserve.runtime import DeviceError, Runtime
+from attnserve.runtime import DeviceError, Interrupt, Interrupted, Runtime
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 
@@ -210,3 +210,23 @@ def test_onnx_runtime_reports_to_nobody_unless_the_operator_says_so(given: str |
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize("binds", [False, True])
+def test_an_interrupted_run_says_so_and_the_next_one_runs(binds: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    runtime = Runtime(BUNDLE, num_threads=1, binds=binds)
+    packed, rows = pack([np.array([1, 2, 3])]), np.array([2])
+    expected = runtime.run(packed, rows, ["logits"])["logits"]
+    interrupt = Interrupt()
+    np.testing.assert_array_equal(runtime.run(packed, rows, ["logits"], interrupt=interrupt)["logits"], expected)
+    interrupt.set()
+    with pytest.raises(Interrupted):
+        runtime.run(packed, rows, ["logits"], interrupt=interrupt)
+    np.testing.assert_array_equal(runtime.run(packed, rows, ["logits"])["logits"], expected)
+    # Its end is no error, and nothing for the log.
+    assert capfd.readouterr().err == ""
+
+
+def test_what_fails_without_being_interrupted_is_an_error(runtime: Runtime) -> None:
+    with pytest.raises(Exception, match="nowhere"):
+        runtime.run(pack([np.array([1])]), np.array([0]), ["nowhere"], interrupt=Interrupt())

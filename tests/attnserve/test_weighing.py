@@ -218,3 +218,23 @@ def test_a_part_of_a_map_is_that_part_of_the_whole(
     expected = weights_by_hand(layer, query.transpose(1, 0, 2), key.transpose(1, 0, 2), range(11), [0, 1])
     np.testing.assert_allclose(weights, expected[:, rows, keys], rtol=0, atol=2e-6)
     assert (weights[expected[:, rows, keys] == 0] == 0).all()
+
+
+def test_it_can_be_ended_before_any_block(
+    weighing: Weighing, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(module, "MIN_BLOCK_ROWS", 2)
+    layer = layer_of(manifest, "softmax", causal=True)
+    rows = np.zeros((6, layer.num_heads, 4), np.float32)
+    calls: list[None] = []
+
+    def check() -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyError
+
+    blocks = weighing.checking(check).weigh(layer, rows, rows, steps=np.arange(6), heads=[0])
+    assert next(blocks).rows == slice(0, 2)
+    with pytest.raises(KeyError):
+        next(blocks)

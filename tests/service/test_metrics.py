@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from attnserve.service.captures.store import CaptureStore
+from attnserve.service.live_heads import LiveHeads
 from attnserve.service.metrics import Metrics
 from attnserve.service.observer import BatchRun
 
@@ -31,6 +32,8 @@ def metrics() -> Metrics:
         batcher=SimpleNamespace(is_open=True, num_waiting=7),
         engine=SimpleNamespace(device="cpu", provider="CPUExecutionProvider"),
         kernels="on",
+        name="here",
+        live=LiveHeads(),
     )
     catalogue = SimpleNamespace(
         versions={"here": (1, 3), "broken": (1,), "unloaded": (1,)},
@@ -110,4 +113,4 @@ def test_every_metric_is_on_the_page_and_the_page_names_no_other(metrics: Metric
         for family in metrics.registry.collect()
         if not family.name.startswith("process_")
     }
-    assert set(re.findall(r"^\| `((?:inference_|model_|captures?)\w*)`", PAGE, re.MULTILINE)) == ours
+    assert set(re.findall(r"^\| `((?:inference_|model_|attention_|captures?)\w*)`", PAGE, re.MULTILINE)) == ours

@@ -63,6 +63,8 @@ VALUES = {
         ["collector:4318", "ftp://c", "http://", "http://me:hidden@c", "http://c?k=v"],
     ),
     "trace_ratio": ("0.25", ["-0.1", "1.1", "nan", "all"]),
+    "sample_heads": ("0.01", ["-0.1", "1.1", "nan", "all"]),
+    "sample_heads_length": ("64", ["1", "-1", "0.5"]),
     "log_format": ("json", ["JSON", "xml", ""]),
     "log_level": ("debug", ["DEBUG", "trace", ""]),
 }
