@@ -25,7 +25,7 @@ def _parse_keys(given: object) -> tuple[Key, ...]:
 
 def _check_collector(given: str) -> str:
     if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*)?)?", given):
-        raise ValueError("expected http(s)://HOST[:PORT][/PATH], no credentials or query (it is logged), got something else")
+        raise ValueError("expected http(s)://HOST[:PORT][/PATH] without credentials or query, got something else")
     return given
 
 
