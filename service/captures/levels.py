@@ -3,8 +3,6 @@
 import json
 from collections.abc import Mapping
 
-from attnserve.service.problems import Forbidden
-
 OFF, MAPS, QK = LEVELS = ("off", "maps", "qk")
 """No captures; everything but queries and keys; these too."""
 ANY = "*"
@@ -36,15 +34,3 @@ def parse_levels(given: object) -> dict[str, str]:
 def level_of(levels: Mapping[str, str], model: str) -> str:
     """What captures of a model may show."""
     return levels.get(model, levels.get(ANY, QK))
-
-
-def require_level(levels: Mapping[str, str], model: str, level: str, field: str) -> None:
-    """Refuse what captures of a model may not show.
-
-    Raises:
-        Forbidden: names `field`, which asks for it.
-    """
-    found = level_of(levels, model)
-    if LEVELS.index(found) < LEVELS.index(level):
-        what = "captures are switched off" if level == MAPS else "queries and keys are not handed out"
-        raise Forbidden.about(field, f"{what} for {model} (its operator's setting --captures is {found})")

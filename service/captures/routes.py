@@ -11,7 +11,7 @@ from attnserve.service.captures import schemas
 from attnserve.service.captures.cache import describe_capture
 from attnserve.service.captures.capture import count_bytes, outputs_of
 from attnserve.service.captures.identity import HEADER, check_name
-from attnserve.service.captures.levels import MAPS, QK, require_level
+from attnserve.service.captures.levels import MAPS, QK
 from attnserve.service.captures.make import make_capture
 from attnserve.service.captures.parameters import parse_index, parse_query
 from attnserve.service.captures.pyramid import TILE
@@ -35,7 +35,7 @@ from attnserve.service.formats.negotiation import JSON, PNG, TENSORS, choose_enc
 from attnserve.service.formats.picture import check_panels
 from attnserve.service.formats.respond import respond
 from attnserve.service.formats.tensors import Written
-from attnserve.service.guard import Need, needs
+from attnserve.service.guard import Need, needs, require_level
 from attnserve.service.idle import Idle
 from attnserve.service.openapi import describe_body
 from attnserve.service.routing import PlainRoute, ask, find_model, get, read_request, render

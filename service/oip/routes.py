@@ -8,9 +8,9 @@ import attnserve
 from attnserve.service.attention import held_bytes
 from attnserve.service.body import in_turn
 from attnserve.service.budget import Budget
-from attnserve.service.captures.levels import QK, require_level
+from attnserve.service.captures.levels import QK
 from attnserve.service.deadline import Deadline, within_deadline
-from attnserve.service.guard import Need, needs, require
+from attnserve.service.guard import Need, needs, require, require_level
 from attnserve.service.idle import Idle
 from attnserve.service.model import ServedModel
 from attnserve.service.oip import schemas

@@ -2,7 +2,8 @@
 
 import pytest
 
-from attnserve.service.captures.levels import LEVELS, MAPS, OFF, QK, level_of, parse_levels, require_level
+from attnserve.service.captures.levels import LEVELS, MAPS, OFF, QK, level_of, parse_levels
+from attnserve.service.guard import require_level
 from attnserve.service.problems import Forbidden
 
 
