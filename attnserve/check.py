@@ -5,7 +5,7 @@ import json
 import math
 
 from attnserve.golden import read_golden, replay
-from attnserve.kernels import AUTO, OFF, find_kernels
+from attnserve.kernels import OFF, require_kernels
 from attnserve.records import to_json
 from attnserve.runtime import DEVICES, Runtime
 
@@ -31,10 +31,7 @@ def run(parsed: argparse.Namespace) -> int:
         DeviceError: the device asked for cannot be used.
         ValueError: there is no such library of kernels.
     """
-    library = find_kernels(parsed.kernels)
-    if parsed.kernels == AUTO and library is None:
-        raise ValueError("kernels: expected a library, found none; `make kernels` builds it in a checkout")
-    runtime = Runtime(parsed.bundle, device=parsed.device, op_library=library)
+    runtime = Runtime(parsed.bundle, device=parsed.device, op_library=require_kernels(parsed.kernels))
     report = replay(runtime, read_golden(parsed.bundle))
     if parsed.json:
         # JSON has no infinity: a difference without a size, such as NaN, is null.

@@ -20,7 +20,7 @@ from attnserve import __version__
 from attnserve.bundle import Manifest, hash_file
 from attnserve.machine import name_processor
 from attnserve.records import RecordError, from_json, read_text, to_json
-from attnserve.service.cost import Cost, measure_cost
+from attnserve.service.cost import SHAPES, Cost, measure_cost
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,7 @@ def describe_setting(engine: Measurable) -> dict[str, Any]:
         "num_threads": engine.num_threads,
         "kernels": None if engine.kernels is None else hash_file(engine.kernels),
         "processor": name_processor(),
+        "shapes": [list(shape) for shape in SHAPES],
         "versions": {"attnserve": __version__, "onnxruntime": onnxruntime.__version__},
     }
 
