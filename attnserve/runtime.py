@@ -170,9 +170,12 @@ class Runtime:
 
     def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]], options: Any) -> list[NDArray[Any]]:
         """Run with inputs and outputs bound: outputs stay on the device until all are there."""
+        import onnxruntime
+
         binding = self.session.io_binding()
         for name, array in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            # As a tensor: `bind_cpu_input` knows no initialisers, and `head_scale` is one.
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
         for name in names:
             binding.bind_output(name, self.device)
         self.session.run_with_iobinding(binding, options)

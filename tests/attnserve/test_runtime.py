@@ -179,6 +179,15 @@ def test_bound_inputs_and_outputs_give_the_same_numbers(runtime: Runtime, with_c
             np.testing.assert_array_equal(plain[name], found[name])
 
 
+def test_heads_are_scaled_where_inputs_are_bound(runtime: Runtime) -> None:
+    bound = Runtime(BUNDLE, num_threads=1, binds=True)
+    packed, rows = pack([np.array([1, 2, 3, 4])]), np.array([3])
+    head_scale = np.array([[0, 1], [1, 1], [0.5, 1]], np.float32)
+    expected, found = (one.run(packed, rows, ["logits"], head_scale=head_scale)["logits"] for one in (runtime, bound))
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found - bound.run(packed, rows, ["logits"])["logits"]).max() > 1e-3
+
+
 @pytest.mark.parametrize("location", ["../secret", "{root}/secret", "weights/../../secret", "missing"])
 def test_weights_are_read_from_inside_the_bundle_only(folder: Path, tmp_path: Path, location: str) -> None:
     onnx = pytest.importorskip("onnx", reason="needs the export extra")
