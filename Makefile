@@ -64,7 +64,7 @@ test: lint typecheck ## Lint, types and the fast tests
 	@$(BIN)/pytest -m 'not slow'
 
 test-all: install ## Everything, with the seconds of each part
-	@for part in lint typecheck tests; do SECONDS=0; $(MAKE) $$part; echo "== $$part: $$SECONDS s"; done
+	@for part in lint typecheck tests compose-test; do SECONDS=0; $(MAKE) $$part ARGS=--if-possible; echo "== $$part: $$SECONDS s"; done
 
 tests: install
 	@$(BIN)/pytest -m 'not compose' --durations=15

@@ -94,3 +94,19 @@ def _hash_plain(path: str) -> str:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a plain file")
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_folders(given: object) -> tuple[str, ...]:
+    """Folders that checkpoints may be in, as a setting names them.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    # On the command line as in PATH, in a file as a list.
+    folders = [part for part in given.split(os.pathsep) if part] if isinstance(given, str) else given
+    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str) for folder in folders):
+        raise ValueError(f"expected folders, got {type(given).__name__}")
+    for folder in folders:
+        if not os.path.isabs(folder):
+            raise ValueError(f"expected absolute paths, got {folder!r}")
+    return tuple(folders)

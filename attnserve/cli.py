@@ -1,30 +1,13 @@
 """The command line. Every command imports its own package when called, so `serve` never touches torch."""
 
 import argparse
-import json
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import attnserve
-from attnserve.kernels import AUTO, OFF, find_kernels
-from attnserve.records import to_json
-
-EXTRAS = {
-    "aiohttp": "bench",
-    "opentelemetry": "tracing",
-    "torch": "export",
-    "onnx": "export",
-    "onnxscript": "export",
-    "jaxtyping": "export",
-    "tqdm": "export",
-    "transformers": "huggingface",
-    "sklearn": "recipes",
-    "dbos": "jobs",
-    "sqlalchemy": "jobs",
-}
+from attnserve.extras import EXTRA_OF
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"attnserve: {chosen} was interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").split(".")[0])
+        extra = EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             raise
         extra = COMMANDS[str(chosen)].extra or extra
@@ -91,40 +74,27 @@ def _export_hf(parsed: argparse.Namespace) -> int:
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", help="bundle folder, REPOSITORY/model/version")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
-    parser.add_argument(
-        "--kernels",
-        metavar="KERNELS",
-        default=OFF,
-        help="replay with native kernels: auto, or the path of their library (default: off, the file by itself)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    from attnserve.check import add_arguments
+
+    add_arguments(parser)
 
 
 def _check(parsed: argparse.Namespace) -> int:
-    from attnserve.golden import read_golden, replay
-    from attnserve.runtime import Runtime
+    from attnserve.check import run
 
-    library = find_kernels(parsed.kernels)
-    if parsed.kernels == AUTO and library is None:
-        raise ValueError("kernels: expected a library, found none; `make kernels` builds it in a checkout")
-    runtime = Runtime(parsed.bundle, device=parsed.device, op_library=library)
-    report = replay(runtime, read_golden(parsed.bundle))
-    if parsed.json:
-        # JSON has no infinity: a difference without a size, such as NaN, is null.
-        found = {"logits": report.logits, "maps": report.maps}
-        finite = {name: value if math.isfinite(value) else None for name, value in found.items()}
-        allowed = {"logits": report.certificate.logits.allowed, "maps": report.certificate.maps.allowed}
-        rest = {"device": report.device, "passed": report.passed, "allowed": allowed, "table": report.table()}
-        rest |= {"changed": report.num_changed, "quantisation": to_json(report.quantisation)}
-        rest["kernels"] = None if runtime.op_library is None else str(runtime.op_library)
-        print(json.dumps({**finite, **rest}))
-    else:
-        print(report.table())
-        if runtime.op_library is not None:
-            print(f"attention computed by {runtime.op_library}")
-    return 0 if report.passed else 1
+    return run(parsed)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    from attnserve.doctor import add_arguments
+
+    add_arguments(parser)
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from attnserve.doctor import run
+
+    return run(parsed)
 
 
 def _variants(_: argparse.Namespace) -> int:
@@ -282,6 +252,11 @@ COMMANDS = {
         run=_bench,
         add_arguments=_add_bench,
         extra="bench",
+    ),
+    "doctor": Command(
+        summary="Say what this machine can serve with, what is wrong, and what to install.",
+        run=_doctor,
+        add_arguments=_add_doctor,
     ),
     "variants": Command(summary="List the attention variants.", run=_variants),
 }

@@ -4,14 +4,22 @@ import argparse
 import json
 import sys
 import urllib.parse
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from attnserve.certificate import PRECISIONS
-from attnserve.following import EXPORTS, Job, Report, check_answer, follow_events, path_of, retrying, wait_until_served
+from attnserve.following import (
+    EXPORTS,
+    Job,
+    check_answer,
+    describe_end,
+    follow_events,
+    path_of,
+    start_export,
+    wait_until_served,
+)
 from attnserve.jobs import STATES
+from attnserve.progress import show_lines
 from attnserve.remote import Remote, add_remote_arguments, read_remote
 
 
@@ -83,26 +91,22 @@ def start(parsed: argparse.Namespace, remote: Remote, checkpoint: str) -> int:
         checkpoint: name of an upload, or a path.
     """
     model, _, version = parsed.model.partition("/")
-    body: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "model": model,
-        "precision": parsed.precision,
-        "options": {"portable": parsed.portable},
-        "activate": not parsed.no_activate,
-    }
-    if version:
-        # What is no number is for the service to refuse.
-        body["version"] = int(version) if version.isascii() and version.isdecimal() else version
-    # Should the answer be lost on its way, the job is not asked for twice.
-    headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'}
-    job = check_answer(retrying(lambda: remote.ask("POST", EXPORTS, body, headers=headers)), "id")
+    job = start_export(
+        remote,
+        checkpoint,
+        model,
+        _read_version(version) if version else None,
+        precision=parsed.precision,
+        portable=parsed.portable,
+        activate=not parsed.no_activate,
+    )
     print(f"export {job['id']} of {job['model']}/{job['version']}", flush=True)
     return follow(remote, job["id"]) if parsed.follow else 0
 
 
 def follow(remote: Remote, job_id: str) -> int:
     """Show what a job says, and what came of it; returns the exit code."""
-    with show_progress() as report:
+    with show_lines(_print_line, is_shown=sys.stderr.isatty()) as report:
         job = follow_events(remote, job_id, report)
     print_outcome(job)
     if job["state"] != "succeeded":
@@ -117,28 +121,6 @@ def follow(remote: Remote, job_id: str) -> int:
     return 0
 
 
-@contextmanager
-def show_progress() -> Iterator[Report]:
-    """A bar on a terminal; elsewhere, and where tqdm is missing, a line for each line."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        yield _print_line
-        return
-    if not sys.stderr.isatty():
-        yield _print_line
-        return
-    form = "{percentage:3.0f}%|{bar}| {elapsed} {desc}"
-    with tqdm(total=1.0, bar_format=form, leave=False) as bar:
-
-        def move(line: dict[str, Any]) -> None:
-            # A job that another worker has taken over goes on at an earlier step.
-            bar.n = line["fraction"]
-            bar.set_description_str(f"{line['step']}: {line['message']}")
-
-        yield move
-
-
 def print_outcome(job: Job) -> None:
     """What came of a job: its parity, or why it failed."""
     place = f"{job['model']}/{job['version']}"
@@ -149,9 +131,7 @@ def print_outcome(job: Job) -> None:
         return
     if job["report"]:
         print(job["report"])
-    step = f" in step {job['step']}" if job["step"] else ""
-    reason = f": {job['reason']}" if job["reason"] else ""
-    print(f"attnserve: the export of {place} {_say(job['state'])}{step}{reason}", file=sys.stderr)
+    print(f"attnserve: {describe_end(job)}", file=sys.stderr)
 
 
 def print_job(job: Job) -> None:
@@ -202,6 +182,11 @@ def _cancel(parsed: argparse.Namespace, remote: Remote) -> int:
     job = check_answer(remote.ask("DELETE", path_of(parsed.id)), "state")
     print(f"export {job['id']} of {job['model']}/{job['version']} {_say(job['state'])}")
     return 0
+
+
+def _read_version(text: str) -> int | str:
+    # What is no number is for the service to refuse.
+    return int(text) if text.isascii() and text.isdecimal() else text
 
 
 def _say(state: str) -> str:

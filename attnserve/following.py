@@ -1,21 +1,22 @@
-"""Following an export job of a service: its events, what came of it, and the service that answers with it."""
+"""An export job of a service, asked for and followed: its events, what came of it, and who answers with it."""
 
 import json
 import time
 import urllib.parse
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from attnserve.certificate import PRECISIONS
+from attnserve.patience import PASSING, RETRY_S, retrying
 from attnserve.remote import Remote, RemoteError, Reply
 
 EXPORTS = "/v1/exports"
 # A service that stops ends its streams, and another one, or the next one, goes on with them.
-RETRY_S, MAX_RETRIES = 2.0, 30
+MAX_RETRIES = 30
 # A service looks at its repository every few seconds, and measures a new model for some more.
 LOOK_S, MAX_LOOKS = 0.5, 240
-PASSING = frozenset({None, 429, 502, 503, 504})
-"""Statuses, or none, that may be another one the next time."""
 
 Job = dict[str, Any]
 Report = Callable[[dict[str, Any]], object]
@@ -28,6 +29,46 @@ class ServerEvent:
     id: str
     name: str
     data: str
+
+
+def start_export(
+    remote: Remote,
+    checkpoint: str,
+    model: str,
+    version: int | str | None = None,
+    *,
+    precision: str = PRECISIONS[0],
+    portable: bool = False,
+    activate: bool = True,
+    wait: Callable[[float], object] = time.sleep,
+) -> Job:
+    """Ask for an export.
+
+    Args:
+        remote: the service.
+        checkpoint: name of an upload, or a path that the service may read.
+        model: to which it is exported.
+        version: of the model; None is the next one.
+        precision: one of `PRECISIONS`.
+        portable: whether there are no custom ops in the graph.
+        activate: whether the model answers with it then.
+        wait: where the service was away for a moment.
+
+    Raises:
+        RemoteError: the service refuses, or is away for long.
+    """
+    body: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "model": model,
+        "precision": precision,
+        "options": {"portable": portable},
+        "activate": activate,
+    }
+    if version is not None:
+        body["version"] = version
+    # Should the answer be lost on its way, the job is not asked for twice.
+    headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'}
+    return check_answer(retrying(lambda: remote.ask("POST", EXPORTS, body, headers=headers), wait=wait), "id")
 
 
 def follow_events(remote: Remote, job_id: str, report: Report, *, wait: Callable[[float], object] = time.sleep) -> Job:
@@ -52,6 +93,14 @@ def follow_events(remote: Remote, job_id: str, report: Report, *, wait: Callable
                 raise
         num_failures += 1
         wait(RETRY_S)
+
+
+def describe_end(job: Job) -> str:
+    """What became of an export that is over, in words."""
+    state = "was cancelled" if job["state"] == "cancelled" else job["state"]
+    step = f" in step {job['step']}" if job["step"] else ""
+    reason = f": {job['reason']}" if job["reason"] else ""
+    return f"the export of {job['model']}/{job['version']} {state}{step}{reason}"
 
 
 def wait_until_served(
@@ -88,22 +137,6 @@ def read_events(lines: Iterable[bytes]) -> Iterator[ServerEvent]:
         elif "data" in fields:
             yield ServerEvent(id=fields.get("id", ""), name=fields.get("event", "message"), data=fields["data"])
             fields = {}
-
-
-def retrying(ask: Callable[[], Any], *, wait: Callable[[float], object] = time.sleep) -> Any:
-    """What `ask` returns, which may be asked again where the service was away for a moment.
-
-    Raises:
-        RemoteError: it refuses, or is away for long.
-    """
-    for num_left in reversed(range(3)):
-        try:
-            return ask()
-        except RemoteError as error:
-            if error.status not in PASSING or not num_left:
-                raise
-            wait(RETRY_S)
-    raise AssertionError
 
 
 def check_answer(reply: Reply, field: str) -> dict[str, Any]:

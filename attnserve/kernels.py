@@ -33,6 +33,18 @@ def find_kernels(wanted: str, places: tuple[Path, ...] = PLACES) -> Path | None:
     return path.resolve()
 
 
+def require_kernels(wanted: str, places: tuple[Path, ...] = PLACES) -> Path | None:
+    """As `find_kernels`, for who asks for kernels and not for whatever there is.
+
+    Raises:
+        ValueError: there is no such file, or "auto" finds none.
+    """
+    library = find_kernels(wanted, places)
+    if wanted == AUTO and library is None:
+        raise ValueError("kernels: expected a library, found none; `make kernels` builds it in a checkout")
+    return library
+
+
 def explain_unusable(library: Path) -> str | None:
     """Why ONNX Runtime cannot load a library of kernels; None if it can."""
     import onnxruntime

@@ -2,13 +2,14 @@
 
 import ctypes
 import os
+import platform
 from pathlib import Path
 
 # Of malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 NUM_HEAPS, LARGE_BLOCK_BYTES = 2, 1024 * 1024
 
-CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
+CGROUP, MEMINFO, CPUINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo"), Path("/proc/cpuinfo")
 
 
 def count_cores() -> int:
@@ -19,6 +20,15 @@ def count_cores() -> int:
         period = (_read_cgroup("cpu.max", "cpu/cpu.cfs_period_us") or "100000").split()[-1]
         cores = min(cores, max(1, round(int(quota.split()[0]) / int(period))))
     return cores
+
+
+def name_processor() -> str:
+    """What the processor calls itself; where it does not say, the architecture and the number of cores."""
+    try:
+        lines = CPUINFO.read_text("utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return f"{platform.machine()} {os.cpu_count()}"
 
 
 def memory_limit() -> int:

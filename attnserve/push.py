@@ -2,21 +2,21 @@
 
 import argparse
 import base64
+import functools
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from attnserve.bundle import is_model_name
 from attnserve.checkpoint_files import FILES, NEEDED, explain_pickle
 from attnserve.exports import add_export_options, check_no_export_options, start
+from attnserve.progress import Report, Watch, show_bytes
 from attnserve.remote import Remote, RemoteError, add_remote_arguments, read_remote
 
 PIECE_BYTES = 1024 * 1024
-Report = Callable[[int], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,19 @@ class LocalFile:
     path: Path
     sha256: str
     num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """A checkpoint that a service has now."""
+
+    name: str
+    files: dict[str, LocalFile]
+    """By name."""
+    uploaded: tuple[str, ...]
+    """Those that were not there, or were others."""
+    removed: tuple[str, ...]
+    """Those that the folder has not."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,20 +66,25 @@ def run(parsed: argparse.Namespace) -> int:
     remote = read_remote(parsed)
     if parsed.model is None:
         check_no_export_options(parsed)
-    push(parsed.checkpoint, name, remote, report=print, progress=not parsed.quiet)
+    watch = functools.partial(show_bytes, is_shown=not parsed.quiet and sys.stderr.isatty())
+    pushed = push(parsed.checkpoint, name, remote, watch=watch)
+    for file, local in pushed.files.items():
+        what = "uploaded" if file in pushed.uploaded else "unchanged"
+        print(f"{what:9}  {file:17}  {local.num_bytes:>13,} bytes")
+    for file in pushed.removed:
+        print(f"removed    {file}")
     print(f"{name} is at {remote.url}/v1/checkpoints/{name}", flush=True)
     return 0 if parsed.model is None else start(parsed, remote, name)
 
 
-def push(folder: Path, name: str, remote: Remote, *, report: Callable[[str], object], progress: bool) -> None:
+def push(folder: Path, name: str, remote: Remote, *, watch: Watch) -> Pushed:
     """Make an uploaded checkpoint equal to a folder.
 
     Args:
         folder: with config.json, model.safetensors and what else a checkpoint may have.
         name: of the checkpoint on the service.
         remote: the service.
-        report: told of each file.
-        progress: whether to show a bar, where there is a terminal and tqdm.
+        watch: opened with what is done ("hash" or "push", and the name) and its bytes; told of those that are done.
 
     Raises:
         ValueError: the folder holds no checkpoint.
@@ -74,18 +92,17 @@ def push(folder: Path, name: str, remote: Remote, *, report: Callable[[str], obj
     """
     files = list_files(folder)
     sizes = {file: path.stat().st_size for file, path in files.items()}
-    with _showing(f"hash {name}", sum(sizes.values()), progress) as seen:
+    with watch(f"hash {name}", sum(sizes.values())) as seen:
         found = {file: hash_file(path, seen) for file, path in files.items()}
     there = list_remote(name, remote)
     changed = {file: local for file, local in found.items() if there.get(file) != local.sha256}
-    with _showing(f"push {name}", sum(local.num_bytes for local in changed.values()), progress) as sent:
+    with watch(f"push {name}", sum(local.num_bytes for local in changed.values())) as sent:
         for file, local in changed.items():
             upload(f"/v1/checkpoints/{name}/{file}", local, remote, sent)
-    for file, local in found.items():
-        report(f"{'uploaded' if file in changed else 'unchanged':9}  {file:17}  {local.num_bytes:>13,} bytes")
-    for file in there.keys() - found.keys():
+    removed = tuple(there.keys() - found.keys())
+    for file in removed:
         remote.ask("DELETE", f"/v1/checkpoints/{name}/{file}")
-        report(f"removed    {file}")
+    return Pushed(name=name, files=found, uploaded=tuple(changed), removed=removed)
 
 
 def list_files(folder: Path) -> dict[str, Path]:
@@ -154,16 +171,3 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(f"checkpoint: {path}: expected a file that can be read, got: {error.strerror}") from None
-
-
-@contextmanager
-def _showing(what: str, num_bytes: int, progress: bool) -> Iterator[Report]:
-    """A bar on a terminal; elsewhere, and where tqdm is missing, nothing."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        yield lambda _: None
-        return
-    options: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
-    with tqdm(desc=what, total=num_bytes, disable=not (progress and sys.stderr.isatty()), **options) as bar:
-        yield bar.update

@@ -6,17 +6,27 @@ import json
 import os
 import select
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import cached_property
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import attnserve
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-URL, API_KEY = "ATTNSERVE_URL", "ATTNSERVE_API_KEY"
+from attnserve.address import (
+    API_KEY,
+    DEFAULT_URL,
+    FLAGS,
+    URL,
+    Names,
+    check_api_key,
+    check_url,
+    choose_api_key,
+    choose_url,
+)
+from attnserve.connections import Connections, connect
 
 TIMEOUT_S = 60.0
 # How long a service may take to say whether it wants a body. One that says nothing is sent it.
@@ -26,17 +36,42 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 CONTINUE = b"HTTP/1.1 100"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is wrong with a request."""
+
+    field: str
+    message: str
+    """What was expected and what came."""
+
+
 class RemoteError(RuntimeError):
     """The service cannot be reached, or answers with an error; the message has what it says.
 
     Args:
         message: for people.
         status: of the answer; None if there is none.
+        faults: that the answer names.
+        retry_after_s: seconds after which the answer says that another try makes sense; None if it does not say.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        *,
+        faults: Sequence[Fault] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.faults = tuple(faults)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def field(self) -> str | None:
+        """The first field that is wrong, if the answer names one."""
+        return self.faults[0].field if self.faults else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +81,12 @@ class Reply:
     status: int
     headers: Message
     """A mapping, whatever the case of their names."""
-    document: Any
-    """Its JSON; None if there is none."""
+    body: bytes = field(repr=False)
+
+    @cached_property
+    def document(self) -> Any:
+        """Its JSON; None if there is none."""
+        return _parse(self.body)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +102,31 @@ class Remote:
     """Empty: none is sent."""
     timeout_s: float = TIMEOUT_S
     """Of each wait for the service."""
+    keep: bool = False
+    """Whether connections are kept for the next request; whoever says so closes it."""
+    names: Names = FLAGS
 
     def __post_init__(self) -> None:
-        check_url(self.url)
-        check_api_key(self.api_key)
+        check_url(self.url, self.names.url)
+        check_api_key(self.api_key, self.names.api_key)
 
-    def ask(self, method: str, path: str, document: Any = None, *, headers: Mapping[str, str] | None = None) -> Reply:
+    @cached_property
+    def _connections(self) -> Connections:
+        return Connections(self.url, self.timeout_s, keep=self.keep)
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._connections.close()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        document: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int | None = MAX_ANSWER_BYTES,
+    ) -> Reply:
         """Ask, and read the answer.
 
         Args:
@@ -76,12 +134,13 @@ class Remote:
             path: below the URL, such as `/v1/checkpoints`.
             document: sent as JSON, unless it is None.
             headers: more of them.
+            max_bytes: longest answer that is read; None is any.
 
         Raises:
             RemoteError: no answer, or another than 2xx.
         """
         with self.open(method, path, document, headers=headers) as response, self.explaining():
-            return _read_reply(response)
+            return _read_reply(response, max_bytes)
 
     @contextmanager
     def open(
@@ -90,15 +149,11 @@ class Remote:
         """As `ask`, but the answer is to be read while it comes, within the block and `explaining`."""
         body = None if document is None else json.dumps(document).encode()
         sent = self._headers({} if body is None else {"Content-Type": "application/json"}, headers or {})
-        with closing(self._connect()) as connection:
+        with ExitStack() as stack:
             with self.explaining():
-                connection.request(method, self._full(path), body, sent)
-                response = connection.getresponse()
-            # It may outlive its connection.
-            with response:
-                with self.explaining():
-                    self._check(response, f"{method} {path}")
-                yield response
+                response = stack.enter_context(self._connections.ask(method, self._full(path), body, sent))
+                self._check(response, f"{method} {path}")
+            yield response
 
     def upload(
         self,
@@ -122,8 +177,8 @@ class Remote:
             RemoteError: no answer, or another than 2xx.
             ValueError: the file has become shorter.
         """
-        sent = self._headers({"Content-Length": str(num_bytes)}, headers or {})
-        with closing(self._connect()) as connection, self.explaining():
+        sent = self._headers({"Content-Length": str(num_bytes), "Connection": "close"}, headers or {})
+        with closing(connect(self.url, self.timeout_s)) as connection, self.explaining():
             # What comes over TLS cannot be looked at without taking it.
             can_wait = not isinstance(connection, http.client.HTTPSConnection)
             connection.putrequest("PUT", self._full(path))
@@ -145,20 +200,14 @@ class Remote:
             yield
         except TimeoutError:
             raise RemoteError(
-                f"--url: expected an answer within {self.timeout_s:g} s, got none from {self.url}"
+                f"{self.names.url}: expected an answer within {self.timeout_s:g} s, got none from {self.url}"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise RemoteError(f"--url: expected a service at {self.url}, got: {reason}") from None
-
-    def _connect(self) -> http.client.HTTPConnection:
-        place = urlsplit(self.url)
-        assert place.hostname is not None
-        kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
-        return kind(place.hostname, place.port, timeout=self.timeout_s)
+            raise RemoteError(f"{self.names.url}: expected a service at {self.url}, got: {reason}") from None
 
     def _headers(self, *more: Mapping[str, str]) -> dict[str, str]:
-        headers = {"User-Agent": f"attnserve/{attnserve.__version__}", "Connection": "close"}
+        headers = {"User-Agent": f"attnserve/{attnserve.__version__}"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         for each in more:
@@ -175,10 +224,17 @@ class Remote:
         detail = document.get("detail") if isinstance(document, dict) else None
         got = f"{response.status} {detail or response.reason}".rstrip()
         if response.status in (401, 403):
-            message = f"--api-key ({API_KEY}): expected one that {self.url} accepts, got {got}"
+            message = f"{self.names.api_key}: expected one that {self.url} accepts, got {got}"
         else:
             message = f"{self.url}: {asked}: {got}"
-        raise RemoteError(message, response.status)
+        retry_after = response.headers.get("Retry-After", "")
+        raise RemoteError(
+            message,
+            response.status,
+            faults=_read_faults(document),
+            # A date, which ours never is, is as if it were not there.
+            retry_after_s=float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else None,
+        )
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,39 +251,8 @@ def read_remote(parsed: argparse.Namespace, environment: Mapping[str, str] = os.
     Raises:
         ValueError: names the flag, what was expected and what came.
     """
-    url, api_key = parsed.url, parsed.api_key
-    return Remote(
-        url=environment.get(URL) or DEFAULT_URL if url is None else url,
-        api_key=environment.get(API_KEY, "") if api_key is None else api_key,
-    )
-
-
-def check_url(url: str) -> None:
-    """See that a URL is one of a service.
-
-    Raises:
-        ValueError: it is not; the message does not hold a password.
-    """
-    try:
-        parts = urlsplit(url)
-        # Raises where it is no number.
-        parts.port  # noqa: B018
-    except ValueError:
-        raise ValueError(f"--url: expected http://HOST:PORT, got {url!r}") from None
-    if "@" in parts.netloc:
-        raise ValueError("--url: expected http://HOST:PORT, got one with a user")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"--url: expected http://HOST:PORT, got {url!r}")
-
-
-def check_api_key(api_key: str) -> None:
-    """See that a key can stand in a header.
-
-    Raises:
-        ValueError: it cannot; the message does not hold it.
-    """
-    if not (api_key.isascii() and api_key.isprintable()):
-        raise ValueError(f"--api-key ({API_KEY}): expected printable ASCII, got other characters")
+    url, api_key = choose_url(parsed.url, environment), choose_api_key(parsed.api_key, environment)
+    return Remote(url=url, api_key=api_key)
 
 
 def _is_wanted(connection: socket.socket) -> bool:
@@ -251,12 +276,21 @@ def _send(
         report(len(piece))
 
 
-def _read_reply(response: http.client.HTTPResponse) -> Reply:
-    body = response.read(MAX_ANSWER_BYTES)
+def _read_reply(response: http.client.HTTPResponse, max_bytes: int | None = MAX_ANSWER_BYTES) -> Reply:
+    body = response.read(max_bytes)
     # Asked for so many bytes, it does not tell an end from a broken connection.
     if response.length:
         raise http.client.IncompleteRead(body, response.length)
-    return Reply(status=response.status, headers=response.headers, document=_parse(body))
+    return Reply(status=response.status, headers=response.headers, body=body)
+
+
+def _read_faults(document: Any) -> list[Fault]:
+    errors = document.get("errors") if isinstance(document, dict) else None
+    return [
+        Fault(field=str(error["field"]), message=str(error.get("message", "")))
+        for error in (errors if isinstance(errors, list) else ())
+        if isinstance(error, dict) and "field" in error
+    ]
 
 
 def _parse(body: bytes) -> Any:

@@ -21,10 +21,16 @@ def visible_keys(layer: Layer, steps: NDArray[np.int64], num_keys: int) -> tuple
 
 def queries_by_head(query: NDArray[Any], heads: Sequence[int]) -> NDArray[np.float32]:
     """[heads, Q, E], contiguous, from captured rows [Q, heads of the layer, E]."""
-    return np.ascontiguousarray(query.transpose(1, 0, 2)[list(heads)], np.float32)
+    return _pick_heads(query, list(heads))
 
 
 def keys_by_head(layer: Layer, key: NDArray[Any], heads: Sequence[int]) -> NDArray[np.float32]:
     """[heads, N, E], contiguous, the keys that each query head reads, from captured rows [N, key heads, E]."""
     group = layer.num_heads // layer.num_key_heads
-    return np.ascontiguousarray(key.transpose(1, 0, 2)[[head // group for head in heads]], np.float32)
+    return _pick_heads(key, [head // group for head in heads])
+
+
+def _pick_heads(array: NDArray[Any], heads: list[int]) -> NDArray[np.float32]:
+    """[len(heads), N, E] of [N, H, E]: in one copy, or none of all heads that are laid out so."""
+    by_head = array.transpose(1, 0, 2)
+    return np.ascontiguousarray(by_head if heads == list(range(len(by_head))) else by_head[heads], np.float32)

@@ -34,6 +34,9 @@ from attnserve.weighing import Weighing
 # Its wheels report to Microsoft unless told not to, and read this when they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
+# Products are of float32, as certificates are: unless told not to, ONNX Runtime rounds their factors to TF32, ten bits.
+CUDA_OPTIONS = {"use_tf32": "0"}
 DEVICES = ("auto", "cpu", "cuda")
 NO_DEVICE = "device: expected a usable CUDA device, got none"
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
@@ -41,6 +44,37 @@ NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
 
 class DeviceError(RuntimeError):
     """The device asked for cannot be used; the message says why."""
+
+
+class Interrupted(Exception):
+    """A run was ended before its end."""
+
+
+class Interrupt:
+    """Ends a run that is under way in another thread: it goes on to the end of a node of the graph, and no further."""
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        self.options = onnxruntime.RunOptions()
+        """Of the run."""
+        # Its end is no error.
+        self.options.log_severity_level = 4
+        self.is_set = False
+
+    def set(self) -> None:
+        """End it, if it runs."""
+        self.is_set = True
+        self.options.terminate = True
+
+    def check(self) -> None:
+        """Raise what an interrupted run raises, in between.
+
+        Raises:
+            Interrupted: it has been set.
+        """
+        if self.is_set:
+            raise Interrupted
 
 
 class Runtime:
@@ -106,6 +140,7 @@ class Runtime:
         head_scale: NDArray[np.float32] | None = None,
         *,
         shrink: bool = False,
+        interrupt: Interrupt | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Run the graph on one batch.
 
@@ -116,18 +151,31 @@ class Runtime:
             capture: [C] packed rows the captures among `outputs` are gathered from.
             head_scale: [layers, heads] factor on every head's output; None is all ones.
             shrink: whether memory that earlier runs needed, and this one does not, is given back to the system.
+            interrupt: ends the run early; not together with `shrink`.
+
+        Raises:
+            Interrupted: by `interrupt`.
         """
         feeds = self.feeds(packed, rows, capture, head_scale)
         names = list(outputs)
-        options = self._shrinking if shrink else None
-        values = self._run_bound(names, feeds, options) if self.binds else self.session.run(names, feeds, options)
+        options = self._shrinking if shrink else None if interrupt is None else interrupt.options
+        try:
+            values = self._run_bound(names, feeds, options) if self.binds else self.session.run(names, feeds, options)
+        except Exception:
+            # ONNX Runtime has no type of its own for it.
+            if interrupt is not None:
+                interrupt.check()
+            raise
         return dict(zip(names, values, strict=True))
 
     def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]], options: Any) -> list[NDArray[Any]]:
         """Run with inputs and outputs bound: outputs stay on the device until all are there."""
+        import onnxruntime
+
         binding = self.session.io_binding()
         for name, array in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            # As a tensor: `bind_cpu_input` knows no initialisers, and `head_scale` is one.
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
         for name in names:
             binding.bind_output(name, self.device)
         self.session.run_with_iobinding(binding, options)
@@ -169,11 +217,18 @@ def _open_model(path: Path, device: str, num_threads: int, op_library: Path | No
         import onnxruntime
 
         onnxruntime.preload_dlls()
-        # Without the library: its kernels are for the CPU, and a node that has one runs there and nowhere else.
-        session = _open(path, "cuda", num_threads)
-        if session.get_providers()[0] == "CUDAExecutionProvider":
-            return session, "cuda"
-        reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
+        try:
+            # Without the library: its kernels are for the CPU, and a node that has one runs there and nowhere else.
+            session = _open(path, "cuda", num_threads)
+        except BundleError as error:
+            # What the CPU cannot load either is the bundle's fault. bfloat16 it never can.
+            if precision != "bfloat16":
+                _open(path, "cpu", num_threads)
+            reason = str(error)
+        else:
+            if session.get_providers()[0] == CUDA_PROVIDER:
+                return session, "cuda"
+            reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
     if device == "cuda":
         raise DeviceError(f"{NO_DEVICE}: {reason}")
     _refuse_bfloat16(path, precision)
@@ -193,7 +248,7 @@ def explain_no_cuda() -> str | None:
     """What this machine lacks for CUDA, as far as can be told without a model; None if nothing."""
     import onnxruntime
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         return "this onnxruntime has no CUDA provider; install attnserve[gpu]"
     return None if _has_nvidia_driver() else "this machine has no NVIDIA driver"
 
@@ -236,10 +291,13 @@ def _open(path: Path, device: str, num_threads: int, op_library: Path | None = N
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # 3 = errors. Warnings are about graph optimisations that no operator can act upon.
     options.log_severity_level = 3
-    providers = ["CUDAExecutionProvider"] if device == "cuda" else []
+    providers = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device == "cuda" else []
     try:
         if op_library is not None:
             options.register_custom_ops_library(os.fspath(op_library))
-        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+        # Without enable_fallback=0 a provider that fails is replaced by the CPU, and only stdout hears of it.
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime raises a dozen types of its own, none of them public.
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from None

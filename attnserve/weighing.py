@@ -4,7 +4,7 @@ Rows go through the graphs in blocks that fit the cache, each with only the keys
 causal sequence that is half of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,23 @@ class Weighing:
         sessions: of the graphs, by path in the bundle. Where `rows_file` of a weighting is missing, as in older
             bundles, its other two graphs do the same in more than twice the time.
         describing: what native kernels add up over rows; None where there are none.
+        check: called before every block of rows, or every layer that is described; may raise.
     """
 
-    def __init__(self, sessions: Mapping[str, Any], describing: Describing | None = None) -> None:
+    def __init__(
+        self,
+        sessions: Mapping[str, Any],
+        describing: Describing | None = None,
+        *,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         self._sessions = sessions
         self.describing = describing
+        self.check = check
+
+    def checking(self, check: Callable[[], object]) -> "Weighing":
+        """The same graphs, with another `check`."""
+        return Weighing(self._sessions, self.describing, check=check)
 
     def weigh(
         self,
@@ -82,6 +94,7 @@ class Weighing:
         queries, keys = queries_by_head(query, heads), keys_by_head(layer, key, heads)
         block = _block_rows(len(heads) * len(key))
         for start in range(0, len(steps), block):
+            self.check()
             rows = slice(start, min(start + block, len(steps)))
             columns = slice(int(first[rows].min()), int(last[rows].max()) + 1)
             feeds = _feeds(
@@ -138,6 +151,31 @@ class Weighing:
         feeds = _feeds(layer, query, key, first, last)
         (normaliser,) = self._sessions[normaliser_file(layer.weighting)].run(None, feeds)
         return normaliser  # type: ignore[no-any-return]
+
+    def weigh_part(
+        self,
+        layer: Layer,
+        query: NDArray[np.float32],
+        key: NDArray[np.float32],
+        normaliser: NDArray[np.float32],
+        *,
+        first: NDArray[np.int64],
+        last: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Weights [H, Q, C] that rows give to some keys.
+
+        Args:
+            layer: how the layer attends.
+            query: [H, Q, E], contiguous.
+            key: [H, C, E], contiguous: any keys.
+            normaliser: [H, Q] of the rows, over all keys that they may see.
+            first: as in `normalise`, but it may lie before these keys, or beyond them.
+            last: the same.
+        """
+        feeds = _feeds(layer, query, key, first, last)
+        feeds |= {"epsilon": np.array(layer.epsilon, np.float32), "normaliser": normaliser}
+        (weights,) = self._sessions[weights_file(layer.weighting)].run(["weights"], feeds)
+        return weights  # type: ignore[no-any-return]
 
     def _run(
         self, layer: Layer, feeds: dict[str, NDArray[Any]], with_scores: bool

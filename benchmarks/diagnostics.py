@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attnserve.kernels import AUTO, OFF, find_kernels
+from attnserve.kernels import AUTO, OFF, require_kernels
 from attnserve.service.answer import Content, describe_answer, write_answer, write_predictions
 from attnserve.service.attention import captures_for, compute_arrays
 from attnserve.service.engine import Engine
@@ -118,7 +118,7 @@ def main() -> int:
     parser.add_argument("--kernels", default=OFF, help=f"native kernels: {AUTO}, {OFF} (default) or a library")
     parser.add_argument("--json", type=Path, help="write all of it there")
     parsed = parser.parse_args()
-    kernels = find_kernels(parsed.kernels)
+    kernels = require_kernels(parsed.kernels)
     found = {}
     for variant in OPTIONS:
         bundle = export_reference(variant) / name_reference(variant) / "1"

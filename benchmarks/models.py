@@ -7,11 +7,14 @@ from attnserve.models import Transformer, TransformerConfig, layers_of, save_che
 OPTIONS = {"dot_product": {}, "expressive": {}, "elliptical": {"scope": "prefix", "scaling": "max"}}
 
 
-def reference_config(variant: str) -> TransformerConfig:
-    """The reference model with one of the variants."""
+MAX_LENGTH = 1024
+
+
+def reference_config(variant: str, max_length: int = MAX_LENGTH) -> TransformerConfig:
+    """The reference model with one of the variants; its weights are the same whatever its longest sequence."""
     return TransformerConfig(
         vocabulary_size=1000,
-        max_length=1024,
+        max_length=max_length,
         width=256,
         num_heads=8,
         attention=layers_of(variant, 6, **OPTIONS[variant]),
@@ -19,6 +22,6 @@ def reference_config(variant: str) -> TransformerConfig:
     )
 
 
-def save_reference(variant: str, folder: Path) -> None:
+def save_reference(variant: str, folder: Path, max_length: int = MAX_LENGTH) -> None:
     """Write the reference model as a checkpoint."""
-    save_checkpoint(Transformer(reference_config(variant)), folder)
+    save_checkpoint(Transformer(reference_config(variant, max_length)), folder)

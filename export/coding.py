@@ -1,10 +1,12 @@
-"""The coding graphs: weights in fewer bits, and what a row loses by it.
+"""The coding graphs: weights in fewer bits, and what a row loses by it; and back from half of them.
 
 They are no part of a bundle: `python -m attnserve.export.coding service/formats` writes them beside the code that runs
-them, and a test compares. In ONNX Runtime, because numpy takes twenty times as long for a cast to float16.
+them, and a test compares. In ONNX Runtime, because numpy takes twenty times as long for a cast to float16, and eight
+times as long for one from it.
 
     float16.onnx     weights [R, K] -> coded [R, K] float16, row_error
     uint8_sqrt.onnx  weights [R, K] -> coded [R, K] uint8, scale [R], row_error: a weight is scale (coded / 255)^2
+    float32.onnx     numbers [R, K] float16 -> widened [R, K]
 
 `row_error` is half the sum of a row's absolute differences, of the row that loses most: of rows that sum to 1, the
 part that went elsewhere.
@@ -44,7 +46,14 @@ def uint8_sqrt(weights: FLOAT["R", "K"]) -> tuple[UINT8["R", "K"], FLOAT["R"], F
     return coded, scale, row_error
 
 
-CODINGS: dict[str, OnnxFunction] = {"float16": float16, "uint8_sqrt": uint8_sqrt}
+@script(default_opset=op)
+def float32(numbers: FLOAT16["R", "K"]) -> FLOAT["R", "K"]:
+    """A cast."""
+    widened = op.Cast(numbers, to=onnx.TensorProto.FLOAT)
+    return widened
+
+
+CODINGS: dict[str, OnnxFunction] = {"float16": float16, "uint8_sqrt": uint8_sqrt, "float32": float32}
 
 
 def write_codings(folder: Path) -> None:

@@ -16,14 +16,14 @@ from attnserve.service.entries import add_entries, describe_question, list_place
 from attnserve.service.formats.coding import SCALE, code
 from attnserve.service.formats.headers import describe_array, describe_coding, describe_layers, describe_selection
 from attnserve.service.formats.negotiation import JSON, PNG
-from attnserve.service.formats.picture import MAX_PANELS, Panel, draw_panels
+from attnserve.service.formats.picture import Panel, check_panels, draw_panels
 from attnserve.service.formats.respond import respond
 from attnserve.service.formats.tensors import Written, write_tensors
 from attnserve.service.heads import Heads
 from attnserve.service.layout import coding_of
 from attnserve.service.prediction import render_prediction
 from attnserve.service.preprocess import PredictRequest
-from attnserve.service.problems import Invalid, TooLarge
+from attnserve.service.problems import Invalid
 from attnserve.service.question import MAPS, Question
 from attnserve.service.sequences import Reader
 
@@ -96,10 +96,7 @@ def check_picture(request: PredictRequest) -> None:
     assert request.attention is not None
     if len(request.inputs) > 1:
         raise Invalid.about("sequences", f"a picture shows one sequence, got {len(request.inputs)}")
-    num_maps = math.prod(Heads(request.attention).shape)
-    if num_maps > MAX_PANELS:
-        message = f"a picture shows at most {MAX_PANELS} maps, got {num_maps}; ask for fewer layers or heads"
-        raise TooLarge.about("layers", message)
+    check_panels(math.prod(Heads(request.attention).shape), "layers")
 
 
 def write_answer(content: Content, question: Question, media_type: str, encoding: str) -> Response:

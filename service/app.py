@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,21 @@ from attnserve.service import routes
 from attnserve.service.access import Access
 from attnserve.service.body import IS_READING
 from attnserve.service.budget import Budget
+from attnserve.service.captures import routes as captures
+from attnserve.service.captures.store import CaptureStore
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.checkpoints import routes as checkpoints
 from attnserve.service.checkpoints.uploads import Uploads
 from attnserve.service.exports import routes as exports_routes
 from attnserve.service.exports.desk import Desk, make_desk
 from attnserve.service.guard import SCHEMES
+from attnserve.service.idle import Idle
 from attnserve.service.keyring import Keyring
 from attnserve.service.metrics import Metrics
 from attnserve.service.oip import repository as oip_repository
 from attnserve.service.oip import routes as oip
 from attnserve.service.problems import Fault, InternalError, Problem, render_problem
+from attnserve.service.sampling import Sampler
 from attnserve.service.turns import Turns
 
 if TYPE_CHECKING:
@@ -94,6 +99,7 @@ def create_app(
         with contextlib.suppress(Exception):
             await loading
         await desk.client.close()
+        app.state.sampler.close()
         await asyncio.to_thread(catalogue.close)
         app.state.encoding.close()
         app.state.inviting.close()
@@ -135,8 +141,21 @@ def create_app(
     app.state.encoding = Turns(
         min(count_cores(), MAX_ENCODING), max_waiting=settings.max_encoding_queue, work="encoding"
     )
+    app.state.captures = CaptureStore(settings.capture_bytes or memory_limit() // 8)
+    metrics.show_captures(app.state.captures)
+    # Nobody waits for what is sampled.
+    app.state.idle = Idle()
+    app.state.sampler = Sampler(
+        settings.sample_heads,
+        max_length=settings.sample_heads_length,
+        idle=app.state.idle,
+        generator=random.Random(),
+    )
     # Not `include_router`, behind which every request is matched twice. What is asked most comes first.
-    routers = (routes.router, oip.router, oip_repository.router, checkpoints.router, exports_routes.router)
+    routers = (
+        *(routes.router, captures.router, oip.router, oip_repository.router),
+        *(checkpoints.router, exports_routes.router),
+    )
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)

@@ -83,6 +83,7 @@ class Attended:
         """What kernels add up over the rows asked for; arguments as `weigh`."""
         describing, steps = self.weighing.describing, self.queries
         assert describing is not None
+        self.weighing.check()
         query, key = self._capture_rows(layer, steps)
         return describing.describe(self.layers[layer], query, key, steps=steps, heads=heads, ids=self.ids)
 

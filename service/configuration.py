@@ -16,8 +16,8 @@ from attnserve.service.document import read_document
 from attnserve.service.settings import Settings
 
 CONFIG, CONFIG_VARIABLE = "--config", f"{ENV_PREFIX}CONFIG"
-# What is said of their values is chosen by whoever reads them: nothing of a secret is shown.
-SECRET = frozenset({"keys", "database_url"})
+# What is said of their values is chosen by whoever reads them: nothing that is a secret, or was to be one, is shown.
+SECRET = frozenset({"keys", "database_url", "otlp_endpoint"})
 YES_OR_NO = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n"})
 
 

@@ -2,22 +2,28 @@
 
 Rows cost the same wherever they stand; attention's function body computes B x N x N whatever the lengths are, so one
 long sequence makes its short neighbours as expensive as itself. A kernel computes the sum of n x n, and holds none of
-it. Seconds and bytes are therefore
+it. Rows beyond some number cost more: what is between layers no longer fits a cache. Seconds are therefore
 
-    per run + per row * T + per cell * cells,    cells = B * N^2 (bodies) or sum of n^2 (kernels)
+    per run + per row * T + per far row * max(0, T - NEAR_ROWS) + per cell * cells
+
+with B * N^2 cells (bodies) or the sum of n^2 (kernels), and bytes grow with rows and cells.
 """
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from attnserve.bundle import Manifest
+from attnserve.records import from_json
 
 # B x N shapes timed at warm-up, in pairs of as many rows but far more cells, so that the two can be told apart.
-SHAPES = ((1, 1), (16, 1), (16, 8), (1, 128), (32, 16), (1, 512), (1, 1024))
+# The last has rows that are far and, for its rows, few cells.
+SHAPES = ((1, 1), (16, 1), (16, 8), (1, 128), (32, 16), (1, 512), (1, 1024), (128, 16))
+NEAR_ROWS = 1024
 REPEATS = 4
 
 
@@ -58,11 +64,12 @@ class Cost:
     bytes_per_cell: float
     pads: bool = True
     """Whether attention computes padding, as function bodies do and kernels do not."""
+    seconds_per_far_row: float = 0.0
+    """More than a row takes, for each beyond `NEAR_ROWS`."""
 
     def seconds(self, shape: Shape) -> float:
         """Time one run takes."""
-        cells = self.cells(shape)
-        return self.seconds_per_run + self.seconds_per_row * shape.num_rows + self.seconds_per_cell * cells
+        return self._seconds_of_rows(shape.num_rows) + self.seconds_per_cell * self.cells(shape)
 
     def bytes(self, shape: Shape) -> float:
         """Memory one run needs beyond the weights."""
@@ -74,7 +81,11 @@ class Cost:
 
     def seconds_alone(self, length: int) -> float:
         """Time a run of one sequence takes."""
-        return self.seconds_per_run + self.seconds_per_row * length + self.seconds_per_cell * length**2
+        return self._seconds_of_rows(length) + self.seconds_per_cell * length**2
+
+    def _seconds_of_rows(self, num_rows: int) -> float:
+        far = max(0, num_rows - NEAR_ROWS)
+        return self.seconds_per_run + self.seconds_per_row * num_rows + self.seconds_per_far_row * far
 
     def bytes_alone(self, length: int) -> float:
         """Memory a run of one sequence needs beyond the weights."""
@@ -89,6 +100,29 @@ class Cost:
             middle = (low + high) // 2
             low, high = (middle, high) if self.bytes_alone(middle) <= max_bytes else (low, middle)
         return low
+
+
+def parse_costs(given: object) -> dict[str, Cost]:
+    """Costs by model, from a mapping or its JSON.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    try:
+        document = json.loads(given or "{}") if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        raise ValueError(f"expected costs by model as JSON, got {str(given)[:40]!r}") from None
+    if not isinstance(document, Mapping):
+        raise ValueError(f"expected costs by model, got {type(document).__name__}")
+    costs = {
+        str(name): cost if isinstance(cost, Cost) else from_json(Cost, cost, str(name))
+        for name, cost in document.items()
+    }
+    for name, cost in costs.items():
+        for field, value in vars(cost).items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}.{field}: expected a number >= 0, got {value}")
+    return costs
 
 
 class Forming:
@@ -153,11 +187,13 @@ def measure_cost(
         pads: whether attention computes padding.
     """
     start = clock()
-    shapes: list[tuple[float, float, float]] = []
+    # What each coefficient is multiplied by: runs, rows, cells, far rows.
+    shapes: list[list[float]] = []
     seconds: list[float] = []
     for num_sequences, num_steps in SHAPES:
         steps = min(num_steps, manifest.max_length)
-        if shapes and num_sequences * steps**2 == shapes[-1][2]:
+        num_rows, num_cells = num_sequences * steps, num_sequences * steps**2
+        if shapes and num_cells == shapes[-1][2]:
             continue  # a shorter max_length made two shapes one
         if shapes and clock() - start > max_seconds:
             break
@@ -171,9 +207,9 @@ def measure_cost(
             durations.append(clock() - before)
             if clock() - start > max_seconds:
                 break
-        shapes.append((1.0, float(num_sequences * steps), float(num_sequences * steps**2)))
+        shapes.append([1.0, num_rows, num_cells, max(0, num_rows - NEAR_ROWS)])
         seconds.append(min(durations))
-    per_run, per_row, per_cell = _fit(np.array(shapes), np.array(seconds))
+    per_run, per_row, per_cell, per_far_row = _fit(np.array(shapes), np.array(seconds)).tolist()
     # Arithmetic alone costs a cell this share of a row: 2 (E + V) of a head against 24 d of a channel. A measurement
     # that was disturbed, or ended before long sequences, must not make attention look free.
     layer = manifest.layers[0]
@@ -190,6 +226,7 @@ def measure_cost(
         bytes_per_row=bytes_per_row,
         bytes_per_cell=bytes_per_cell,
         pads=pads,
+        seconds_per_far_row=per_far_row,
     )
 
 
@@ -208,7 +245,7 @@ def estimate_bytes(manifest: Manifest) -> tuple[float, float]:
     return 4.0 * per_row, 4.0 * 3 * layer.num_heads + 8
 
 
-def _fit(shapes: np.ndarray, seconds: np.ndarray) -> tuple[float, float, float]:
+def _fit(shapes: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """Least squares on relative errors with no coefficient below zero."""
     used = list(range(shapes.shape[1]))
     coefficients = np.zeros(shapes.shape[1])
@@ -219,5 +256,4 @@ def _fit(shapes: np.ndarray, seconds: np.ndarray) -> tuple[float, float, float]:
             coefficients[used] = solution
             break
         used.pop(int(solution.argmin()))
-    per_run, per_row, per_cell = (float(value) for value in coefficients)
-    return per_run, per_row, per_cell
+    return coefficients

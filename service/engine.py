@@ -17,7 +17,7 @@ from attnserve.golden import read_golden, replay
 from attnserve.interface import Interface
 from attnserve.machine import trim_malloc
 from attnserve.packing import Packed, pack
-from attnserve.runtime import NO_ROWS, Runtime
+from attnserve.runtime import NO_ROWS, Interrupt, Runtime
 from attnserve.service.observer import NOBODY, BatchRun, Observer
 
 log = logging.getLogger(__name__)
@@ -162,6 +162,16 @@ class Engine:
             )
         )
         return split_outputs(jobs, outputs)
+
+    def run_aside(self, jobs: Sequence[Job], interrupt: Interrupt) -> list[Answer]:
+        """Answer jobs without `head_scale` in any thread, beside the batches; nobody is told.
+
+        Raises:
+            Interrupted: by `interrupt`.
+        """
+        feeds = form_feeds(jobs)
+        run = self.runtime.run
+        return split_outputs(jobs, run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, interrupt=interrupt))
 
     def shrink(self) -> None:
         """Give back the memory that golden and measurements took: the longest sequences there are."""

@@ -1,12 +1,16 @@
-"""The guard: which key opens which route. Every endpoint says what it needs, and is checked before its body is read."""
+"""The guard: which key opens which route, and what the operator keeps shut for all of them.
+
+Every endpoint says what it needs, and is checked before its body is read.
+"""
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 
+from attnserve.service.captures.levels import LEVELS, MAPS, level_of
 from attnserve.service.keyring import Keyring
 from attnserve.service.keys import Key
 from attnserve.service.problems import Forbidden, Unauthorized
@@ -124,3 +128,15 @@ def _read_secret(request: Request) -> tuple[str, str]:
     if scheme.lower() != "bearer" or not secret.strip():
         raise Unauthorized.about(AUTHORIZATION, f"{EXPECTED}, got something else")
     return AUTHORIZATION, secret.strip()
+
+
+def require_level(levels: Mapping[str, str], model: str, level: str, field: str) -> None:
+    """Refuse what captures of a model may not show.
+
+    Raises:
+        Forbidden: names `field`, which asks for it.
+    """
+    found = level_of(levels, model)
+    if LEVELS.index(found) < LEVELS.index(level):
+        what = "captures are switched off" if level == MAPS else "queries and keys are not handed out"
+        raise Forbidden.about(field, f"{what} for {model} (its operator's setting --captures is {found})")

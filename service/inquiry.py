@@ -9,11 +9,12 @@ from attnserve.service.answer import Content, check_picture, describe_answer, de
 from attnserve.service.attention import answer_bytes, captures_for, check_size, compute_arrays, held_bytes
 from attnserve.service.body import in_turn
 from attnserve.service.budget import Budget
+from attnserve.service.captures.levels import QK
 from attnserve.service.comparison import Comparison
 from attnserve.service.counterpart import Counterpart, compare_arrays, describe_counterpart, make_counterpart
 from attnserve.service.deadline import Deadline
 from attnserve.service.formats.negotiation import JSON, PNG, choose_encoding
-from attnserve.service.guard import Need, require
+from attnserve.service.guard import Need, require, require_level
 from attnserve.service.model import ServedModel
 from attnserve.service.passes import Passes, sort_answers
 from attnserve.service.plan import describe_plan
@@ -41,6 +42,8 @@ async def answer_question(
     question, layers = asked.attention, model.manifest.layers
     assert question is not None
     require(request, Need.ATTENTION, "attention")
+    if question.quantity == "qk":
+        require_level(settings.captures, model.name, QK, "quantity")
     encoding = choose_encoding(request.headers.get("accept-encoding"))
     if question.dry_run:
         return answer_json(describe_plan(model, asked, max_response_bytes=settings.max_response_bytes))

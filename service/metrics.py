@@ -13,11 +13,13 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from attnserve.service.captures.store import REASONS, CaptureStore
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.histogram import Histogram
+from attnserve.service.live_heads import HeadMetrics
 from attnserve.service.observer import BatchRun, Observer
 
 # A series more for every one there is, of when it began: nobody asks.
@@ -66,6 +68,11 @@ class Metrics:
     def show_models(self, catalogue: Catalogue) -> None:
         """Ask `catalogue` for its models whenever somebody looks."""
         self.registry.register(_Models(catalogue))
+        self.registry.register(HeadMetrics(lambda: catalogue.models.values()))
+
+    def show_captures(self, store: CaptureStore) -> None:
+        """Ask `store` for its captures whenever somebody looks."""
+        self.registry.register(_Captures(store))
 
     def observe_request(self, route: str, model: str, status: int, seconds: float) -> None:
         """An answer has been sent; `route` is the template, `model` empty if there is none of that name."""
@@ -125,6 +132,22 @@ class _ModelObserver(Observer):
 
     def failed(self) -> None:
         self._report["failed"]()
+
+
+class _Captures(Collector):
+    """What is kept of forward passes now, and what became of it."""
+
+    def __init__(self, store: CaptureStore) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("captures", "Captures that are kept.", len(self._store))
+        yield GaugeMetricFamily("capture_bytes", "Memory that captures take.", self._store.num_bytes)
+        yield CounterMetricFamily("captures_taken", "Captures that were taken.", self._store.num_taken)
+        lost = CounterMetricFamily("captures_lost", "Captures that are no longer kept.", labels=("reason",))
+        for reason in REASONS:
+            lost.add_metric((reason,), self._store.lost[reason])
+        yield lost
 
 
 class _Models(Collector):

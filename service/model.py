@@ -4,7 +4,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -15,6 +15,7 @@ from attnserve.machine import count_cores, free_memory, memory_limit
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
 from attnserve.service.engine import Engine
+from attnserve.service.live_heads import LiveHeads
 from attnserve.service.observer import Observer, Observers
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
@@ -44,6 +45,8 @@ class ServedModel:
     """`on`: native kernels compute attention; `off`: function bodies do; `failed`: bodies, as kernels did not work."""
     described: dict[str, orjson.Fragment]
     """Fields of the manifest as JSON, made once: it may have a name for each of 50,000 tokens."""
+    live: LiveHeads = field(default_factory=LiveHeads)
+    """What sampled traffic measured of its heads."""
 
     @property
     def manifest(self) -> Manifest:

@@ -58,7 +58,7 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
         Invalid: a field is missing, unknown, or of a wrong type or value.
         TooLarge: sequences x positions x top_k, or sequences x queries, is beyond `MAX_ENTRIES`.
     """
-    document = _parse_fields(body)
+    document = parse_fields(body)
     check_fields(document, ("sequences", *NULLABLE))
     if "continue" in document:
         return _parse_continuation(document, reader)
@@ -66,19 +66,19 @@ def parse_predict(body: bytes, reader: Reader) -> PredictRequest:
         if name in document:
             raise Invalid.about(name, f"expected only together with continue, got {describe(document[name])}")
     if "attention" not in document:
-        return _parse_request(document, reader, None, "")
+        return parse_request(document, reader, None, "")
     attention = document["attention"]
     if not isinstance(attention, dict):
         raise Invalid.about("attention", f"expected an object, got {describe(attention)}")
     check_fields(attention, FIELDS, "attention.")
-    return _parse_request(document, reader, attention, "attention.")
+    return parse_request(document, reader, attention, "attention.")
 
 
 def parse_attention(body: bytes, reader: Reader) -> PredictRequest:
     """Check the body of `POST .../attention`; raises as `parse_predict`."""
-    document = _parse_fields(body)
+    document = parse_fields(body)
     check_fields(document, ("sequences", "top_k", "positions", "timeout_ms", *FIELDS))
-    return _parse_request(document, reader, document, "")
+    return parse_request(document, reader, document, "")
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -98,6 +98,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
+def parse_fields(body: bytes, nullable: Sequence[str] = NULLABLE) -> dict[str, Any]:
+    """The fields of a body, but for those of `nullable` that are null; raises as `parse_object`."""
+    # Clients made from a schema send null for what nobody set.
+    return {name: value for name, value in parse_object(body).items() if value is not None or name not in nullable}
+
+
 def check_fields(document: Mapping[str, Any], known: Sequence[str], prefix: str = "") -> None:
     """Refuse names that are not known.
 
@@ -113,14 +119,17 @@ def check_fields(document: Mapping[str, Any], known: Sequence[str], prefix: str 
     )
 
 
-def _parse_fields(body: bytes) -> dict[str, Any]:
-    # Clients made from a schema send null for what nobody set.
-    return {name: value for name, value in parse_object(body).items() if value is not None or name not in NULLABLE}
-
-
-def _parse_request(
+def parse_request(
     document: dict[str, Any], reader: Reader, attention: dict[str, Any] | None, prefix: str
 ) -> PredictRequest:
+    """A question that goes on for no tokens.
+
+    Args:
+        document: fields of the body, of known names.
+        reader: of the model asked.
+        attention: fields about attention, if it is asked for.
+        prefix: before their names in complaints.
+    """
     manifest = reader.manifest
     top_k = _parse_top_k(document, reader, min(DEFAULT_TOP_K, manifest.num_outputs))
     inputs = _parse_inputs(document, reader)

@@ -74,7 +74,7 @@ class Forbidden(Problem):
 
 
 class NotFound(Problem):
-    """No such model, version, checkpoint or route."""
+    """No such model, version, checkpoint, capture or route."""
 
     status, title = 404, "Not found"
 
@@ -89,6 +89,12 @@ class Conflict(Problem):
     """The state of the repository does not allow it; nothing has changed."""
 
     status, title = 409, "Conflict"
+
+
+class Gone(Problem):
+    """A capture that ended or was lost; it can be made again."""
+
+    status, title = 410, "Gone"
 
 
 class PreconditionFailed(Problem):

@@ -1,8 +1,9 @@
 """The routes: thin. Each reads, asks, and renders; what can go wrong is raised as a `Problem` further in."""
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,6 +20,7 @@ from attnserve.service.engine import Answer
 from attnserve.service.exports.desk import Desk
 from attnserve.service.formats.negotiation import FORMATS, JSON, PNG, choose_format
 from attnserve.service.guard import Need, needs
+from attnserve.service.idle import Idle
 from attnserve.service.inquiry import answer_question
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.model import ServedModel
@@ -35,7 +37,8 @@ from attnserve.service.routing import (
     read_request,
     render,
 )
-from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Predict, PredictAnswer
+from attnserve.service.sampling import Sampler
+from attnserve.service.schemas import AttentionBody, ContinueAnswer, ModelBody, ModelList, Plan, Predict, PredictAnswer
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 from attnserve.service.stream import answer_continuation
@@ -54,7 +57,7 @@ router = APIRouter(route_class=PlainRoute)
 
 @router.post(
     "/v1/models/{model}/predict",
-    response_model=PredictAnswer | ContinueAnswer,
+    response_model=PredictAnswer | ContinueAnswer | Plan,
     responses=openapi.PREDICT_ANSWERS,
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
@@ -67,7 +70,7 @@ async def predict(request: Request, model: str) -> Response:
 
 @router.post(
     "/v1/models/{model}/attention",
-    response_model=PredictAnswer,
+    response_model=PredictAnswer | Plan,
     responses=openapi.ATTENTION_ANSWERS,
     openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
@@ -85,7 +88,7 @@ async def attention(request: Request, model: str) -> Response:
 
 @router.post(
     "/v1/models/{model}/versions/{version}/predict",
-    response_model=PredictAnswer | ContinueAnswer,
+    response_model=PredictAnswer | ContinueAnswer | Plan,
     responses=openapi.PREDICT_ANSWERS,
     openapi_extra=openapi.describe_body(Predict),
     tags=["models"],
@@ -98,7 +101,7 @@ async def predict_version(request: Request, model: str, version: str) -> Respons
 
 @router.post(
     "/v1/models/{model}/versions/{version}/attention",
-    response_model=PredictAnswer,
+    response_model=PredictAnswer | Plan,
     responses=openapi.ATTENTION_ANSWERS,
     openapi_extra=openapi.describe_body(AttentionBody),
     tags=["models"],
@@ -173,16 +176,39 @@ async def _answer(name: str, version: str | None, request: Request, parse: Parse
 async def _answer_in_time(
     name: str, version: str | None, request: Request, parse: Parse, deadline: Deadline
 ) -> Response:
-    budget: Budget = request.app.state.budget
     model = request.scope["asked"] = find_model(request, name, version)
     asked = await read_request(request, model.reader, parse)
     deadline.shorten(asked.timeout_ms)
     media_type = choose_format(request.headers.get("accept"), _formats_of(asked))
-    if asked.attention is not None:
-        return await answer_question(request, model, asked, media_type, deadline)
+    idle: Idle = request.app.state.idle
+    with idle.busy():
+        if asked.attention is not None:
+            return await answer_question(request, model, asked, media_type, deadline)
+        answer = _answer_prediction if asked.continuation is None else _answer_continuation
+        response = await answer(request, model, asked, media_type, deadline)
+    sampler: Sampler = request.app.state.sampler
+    return sampler.offer(model, asked, response)
+
+
+async def _answer_continuation(
+    request: Request, model: ServedModel, asked: PredictRequest, media_type: str, deadline: Deadline
+) -> Response:
     num_bytes = held_bytes(asked, model.manifest)
-    if asked.continuation is not None:
-        return await answer_continuation(request, model, asked, media_type, lambda: budget.hold(num_bytes), deadline)
+
+    @contextlib.contextmanager
+    def hold() -> Iterator[None]:
+        # A stream goes on when the response has begun.
+        with request.app.state.budget.hold(num_bytes), request.app.state.idle.busy():
+            yield
+
+    return await answer_continuation(request, model, asked, media_type, hold, deadline)
+
+
+async def _answer_prediction(
+    request: Request, model: ServedModel, asked: PredictRequest, _: str, deadline: Deadline
+) -> Response:
+    budget: Budget = request.app.state.budget
+    num_bytes = held_bytes(asked, model.manifest)
     with budget.hold(num_bytes):
         answers = await ask(request, model, asked, frozenset(), deadline)
         make = functools.partial(_predict, model, asked, answers)

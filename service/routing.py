@@ -144,9 +144,15 @@ async def ask(
 
 
 async def weigh_and_write(
-    request: Request, model: ServedModel, compute: Callable[[], Content], write: Callable[[Content], Response]
+    request: Request, model: ServedModel | None, compute: Callable[[], Content], write: Callable[[Content], Response]
 ) -> Response:
     """Compute what an answer says about attention, and write it; what is large is written in a turn of its own.
+
+    Args:
+        request: that asks.
+        model: that answered; None if nobody counts, as of a capture, which may outlive its model.
+        compute: what the answer says.
+        write: it in its format.
 
     Raises:
         Overloaded: too many large answers wait to be written.
@@ -167,13 +173,14 @@ async def weigh_and_write(
     return made if isinstance(made, Response) else await in_turn(request, state.encoding, encode, made)
 
 
-def render(request: Request, model: ServedModel, make: Callable[[], Made]) -> Made:
+def render(request: Request, model: ServedModel | None, make: Callable[[], Made]) -> Made:
     """What `make` returns; how long it took is told to whoever counts."""
     begin = monotonic()
     made = make()
     end = monotonic()
     get_stages(request).add("render", begin, end)
-    model.engine.observer.rendered(end - begin)
+    if model is not None:
+        model.engine.observer.rendered(end - begin)
     return made
 
 

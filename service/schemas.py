@@ -104,6 +104,38 @@ class PredictAnswer(Attended):
     comparison: Comparison | None = None
 
 
+class PlannedTensor(BaseModel):
+    """A tensor that an answer would hold."""
+
+    axes: list[str]
+    shape: list[int]
+    dtype: str
+    bytes: int = Field(description="Before compression.")
+
+
+class Refusals(BaseModel):
+    """Why an answer would be refused; null if it would not."""
+
+    json_: str | None = Field(alias="json")
+    tensors: str | None
+
+
+class Plan(BaseModel):
+    """Answer to a question about attention with `dry_run`."""
+
+    model: str
+    version: int
+    lengths: list[int] = Field(description="Steps of each sequence.")
+    tensors: dict[str, PlannedTensor]
+    num_numbers: int
+    num_bytes: int
+    num_weights: int = Field(description="Attention weights that are computed, shown or not.")
+    held_bytes: int = Field(description="Memory that the request takes meanwhile.")
+    num_passes: int = Field(description="Forward passes per sequence.")
+    forward_seconds: float = Field(description="What they take, by the model's cost.")
+    refused: Refusals
+
+
 class Grown(BaseModel):
     """What one sequence was continued with."""
 

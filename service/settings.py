@@ -1,19 +1,18 @@
 """Settings of the service: one declaration gives default, bounds, help, environment variable, flag and docs page."""
 
-import json
-import math
 import os
-from collections.abc import Mapping
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from attnserve.checkpoint_files import parse_folders
 from attnserve.flags import ENV_PREFIX
 from attnserve.jobs import check_database
 from attnserve.kernels import AUTO
-from attnserve.records import from_json
-from attnserve.service.cost import Cost
+from attnserve.service.captures.levels import parse_levels
+from attnserve.service.cost import Cost, parse_costs
 from attnserve.service.keys import Key, parse_keys
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -24,33 +23,10 @@ def _parse_keys(given: object) -> tuple[Key, ...]:
     return () if given in ("", (), []) else parse_keys(given)
 
 
-def _parse_costs(given: object) -> dict[str, Cost]:
-    try:
-        document = json.loads(given or "{}") if isinstance(given, str) else given
-    except (ValueError, RecursionError):
-        raise ValueError(f"expected costs by model as JSON, got {str(given)[:40]!r}") from None
-    if not isinstance(document, Mapping):
-        raise ValueError(f"expected costs by model, got {type(document).__name__}")
-    costs = {
-        str(name): cost if isinstance(cost, Cost) else from_json(Cost, cost, str(name))
-        for name, cost in document.items()
-    }
-    for name, cost in costs.items():
-        for field, value in vars(cost).items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}.{field}: expected a number >= 0, got {value}")
-    return costs
-
-
-def _parse_folders(given: object) -> tuple[str, ...]:
-    # On the command line as in PATH, in a file as a list.
-    folders = [part for part in given.split(os.pathsep) if part] if isinstance(given, str) else given
-    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str) for folder in folders):
-        raise ValueError(f"expected folders, got {type(given).__name__}")
-    for folder in folders:
-        if not os.path.isabs(folder):
-            raise ValueError(f"expected absolute paths, got {folder!r}")
-    return tuple(folders)
+def _check_collector(given: str) -> str:
+    if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*)?)?", given):
+        raise ValueError("expected http(s)://HOST[:PORT][/PATH] without credentials or query, got something else")
+    return given
 
 
 class Settings(BaseSettings):
@@ -181,6 +157,30 @@ class Settings(BaseSettings):
         description="Largest binary answer; beyond it 413 before any work starts. Maps grow with the square of the "
         "length: the default holds one head over 4096 steps.",
     )
+    capture_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory that captures may take; 0 is an eighth of what this process may use. Those that nobody "
+        "used for longest make room for new ones. One of 6 layers of 8 heads of size 32 over 4096 steps takes 52 MB.",
+    )
+    capture_seconds: float = Field(
+        300.0,
+        ge=1,
+        le=7 * 24 * 3600,
+        allow_inf_nan=False,
+        description="How long captures are kept, unless a client wants them for less.",
+    )
+    captures: Annotated[
+        dict[str, str],
+        NoDecode,
+        PlainValidator(parse_levels),
+        WithJsonSchema({"accepts": "a level, or levels by model"}),
+    ] = Field(
+        {},
+        description="What captures show: `off`, there are none; `maps`, all but queries and keys; `qk`, these too, "
+        'as by default. One word for every model, or JSON by model with `*` for those not named: `{"*": "maps"}`. '
+        "Queries and keys tell of the weights: where it is not `qk`, no other route hands them out either.",
+    )
     max_encoding_queue: int = Field(
         64,
         ge=1,
@@ -217,7 +217,7 @@ class Settings(BaseSettings):
         json_schema_extra={"accepts": "path"},
     )
     tuning: Annotated[
-        dict[str, Cost], NoDecode, PlainValidator(_parse_costs), WithJsonSchema({"accepts": "costs by model"})
+        dict[str, Cost], NoDecode, PlainValidator(parse_costs), WithJsonSchema({"accepts": "costs by model"})
     ] = Field(
         {},
         description="Costs by model, as JSON, instead of measured ones: "
@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     checkpoint_paths: Annotated[
         tuple[str, ...],
         NoDecode,
-        PlainValidator(_parse_folders),
+        PlainValidator(parse_folders),
         WithJsonSchema({"accepts": f"absolute paths, separated by `{os.pathsep}`; in a file, a list"}),
     ] = Field(
         (),
@@ -263,10 +263,8 @@ class Settings(BaseSettings):
         "ends with the service). `auto` is yes where the extra `export` is installed, the repository can be written, "
         "and `--database-url` is not given: who gives one runs workers elsewhere.",
     )
-    otlp_endpoint: str = Field(
+    otlp_endpoint: Annotated[str, AfterValidator(_check_collector)] = Field(
         "",
-        # Credentials belong into a header: what stands here is in the log.
-        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
         description="Collector that OpenTelemetry traces are sent to, as OTLP over HTTP, such as "
         "`http://collector:4318`; needs the extra `tracing`. Empty is no traces.",
     )
@@ -277,6 +275,20 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Part of the traces recorded, of those that begin here; of a trace that began elsewhere its caller "
         "says whether it is recorded (header traceparent).",
+    )
+    sample_heads: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Part of the predictions of which one sequence is run once more, while nobody waits for an answer, "
+        "to add the entropy, sink and collapse of its heads to the metrics; 0 is none.",
+    )
+    sample_heads_length: int = Field(
+        512,
+        ge=2,
+        description="Longest sequence, in steps, that is measured so. A request that comes meanwhile ends it, but not "
+        "in the middle of a layer's attention, which takes the square of the length.",
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people, or a JSON object per line for whatever collects logs."

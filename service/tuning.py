@@ -9,8 +9,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +18,9 @@ from typing import Any, Protocol
 
 from attnserve import __version__
 from attnserve.bundle import Manifest, hash_file
+from attnserve.machine import name_processor
 from attnserve.records import RecordError, from_json, read_text, to_json
-from attnserve.service.cost import Cost, measure_cost
+from attnserve.service.cost import SHAPES, Cost, measure_cost
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +153,8 @@ def describe_setting(engine: Measurable) -> dict[str, Any]:
         "device": engine.device,
         "num_threads": engine.num_threads,
         "kernels": None if engine.kernels is None else hash_file(engine.kernels),
-        "processor": _name_processor(),
+        "processor": name_processor(),
+        "shapes": [list(shape) for shape in SHAPES],
         "versions": {"attnserve": __version__, "onnxruntime": onnxruntime.__version__},
     }
 
@@ -167,11 +167,3 @@ def choose_clock(engine: Measurable, *, is_idle: bool) -> Callable[[], float]:
         # ONNX Runtime then works in the thread that calls it.
         return time.thread_time
     return time.process_time if is_idle else time.perf_counter
-
-
-def _name_processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return f"{platform.machine()} {os.cpu_count()}"

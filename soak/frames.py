@@ -17,7 +17,8 @@ from soak.mutations import Frame, make_frame, mutate
 from soak.server import Server, serving
 from soak.verdict import Report, check_growth, check_zero
 
-NUM_FRAMES = 20_000
+# Caches and heaps fill up for the first third of them.
+NUM_FRAMES = 100_000
 # Two of ids, one of vectors and one of texts.
 MODELS = ("nt-expressive", "nt-elliptical", "digits-elliptical", "text-expressive")
 HANG_S = 10.0

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from attnserve.kernels import OFF
 from attnserve.records import to_json
 from attnserve.service.bench.load import Load
 from attnserve.service.bench.options import LoadOptions, add_load_arguments, list_given, read_options
@@ -17,7 +18,7 @@ from attnserve.service.bench.report import Window, format_table, summarise
 from attnserve.service.bench.target import Target, read_target
 from attnserve.service.bench.timer import make_loop
 
-ENGINE_DEFAULTS = {"rounds": 3, "num_threads": 1, "device": "cpu"}
+ENGINE_DEFAULTS = {"rounds": 3, "num_threads": 1, "device": "cpu", "kernels": OFF}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", "times each measurement is repeated (default: 3)", type=int, metavar="N")
     add("--num-threads", "compute threads (default: 1)", type=int, metavar="N")
     add("--device", "where to run (default: cpu)", choices=("auto", "cpu", "cuda"))
+    add("--kernels", "native kernels: auto, or the path of their library (default: off)", metavar="KERNELS")
     add_load_arguments(parser)
 
 

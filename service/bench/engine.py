@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnserve.bundle import Manifest
+from attnserve.kernels import require_kernels
 from attnserve.machine import memory_limit
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
@@ -41,7 +42,8 @@ class Ratio:
 
 def run(parsed: argparse.Namespace) -> int:
     """Measure, print the table, and write JSON if asked."""
-    engine = Engine(parsed.bundle, device=parsed.device, num_threads=parsed.num_threads)
+    kernels = require_kernels(parsed.kernels)
+    engine = Engine(parsed.bundle, device=parsed.device, num_threads=parsed.num_threads, kernels=kernels)
     cost = Tuner(max_seconds=10.0).tune("", engine, 1, is_idle=True).cost
     generator = np.random.default_rng(0)
     longest = min(512, engine.manifest.max_length)
@@ -51,6 +53,14 @@ def run(parsed: argparse.Namespace) -> int:
     ratios = [
         compare(
             f"{NUM_SEQUENCES} sequences of 1-{longest} / session.run on the same feeds", engine, cost, mixed, parsed
+        ),
+        compare(
+            f"{NUM_SEQUENCES} sequences of 1-{longest} / each alone",
+            engine,
+            cost,
+            mixed,
+            parsed,
+            baseline=[form_feeds([job]) for job in mixed],
         ),
         compare(f"{NUM_SEQUENCES} of {SHORT} / session.run on the same feeds", engine, cost, short, parsed),
         compare(
@@ -62,13 +72,15 @@ def run(parsed: argparse.Namespace) -> int:
             baseline=[form_feeds([job]) for job in lopsided],
         ),
     ]
-    print(f"{engine.runtime.folder} on {engine.runtime.device}, {parsed.num_threads} thread(s); CPU seconds")
+    by = "function bodies" if engine.kernels is None else "kernels"
+    print(f"{engine.runtime.folder} on {engine.runtime.device}, {by}, {parsed.num_threads} thread(s); CPU seconds")
     print(f"{'engine':>8} {'baseline':>8} {'ratio':>6} {'batches':>7}")
     for entry in ratios:
         figures = f"{entry.seconds:>8.3f} {entry.baseline_seconds:>8.3f} {entry.ratio:>6.2f} {entry.num_batches:>7}"
         print(f"{figures}  {entry.name}")
     if parsed.json is not None:
-        document = {"bundle": str(parsed.bundle), "cost": to_json(cost), "ratios": to_json(ratios)}
+        library = None if engine.kernels is None else str(engine.kernels)
+        document = {"bundle": str(parsed.bundle), "kernels": library, "cost": to_json(cost), "ratios": to_json(ratios)}
         parsed.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     return 0
 

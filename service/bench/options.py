@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from attnserve.remote import API_KEY, check_api_key, check_url
+from attnserve.address import API_KEY, check_api_key, check_url
 from attnserve.service.bench.lengths import FORMS, parse_lengths
 from attnserve.service.bench.schedule import ARRIVALS, Arrivals
 from attnserve.service.deadline import MAX_TIMEOUT_MS

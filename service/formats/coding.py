@@ -65,6 +65,15 @@ def code(array: NDArray[np.float32], coding: str) -> Coded:
     )
 
 
+def widen(array: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """An array [..., K] of float16 in float32, or one of float32 as it is."""
+    if array.dtype == np.float32:
+        return array
+    rows = np.ascontiguousarray(array).reshape(math.prod(array.shape[:-1]), array.shape[-1])
+    (widened,) = _open("float32").run(None, {"numbers": rows})
+    return widened.reshape(array.shape)  # type: ignore[no-any-return]
+
+
 def _run(coding: str, rows: NDArray[np.float32], outputs: dict[str, NDArray[Any]]) -> float:
     """Run a graph into arrays that are there already; returns the row error."""
     session = _open(coding)

@@ -30,11 +30,12 @@ def describe_selection(**indices: Sequence[int]) -> dict[str, str]:
     return {name: text for name, text in named.items() if len(text) <= MAX_CHARACTERS}
 
 
-def describe_coding(coding: str, row_error: float) -> dict[str, str]:
-    """Type of the numbers, and what the worst row lost by it: measured on this very answer."""
+def describe_coding(coding: str, row_error: float | None) -> dict[str, str]:
+    """Type of the numbers, and what the worst row lost by it, measured on this very answer; None is no rows."""
     dtype, _, function = coding.partition("_")
     how = {"Attention-Coding": f"{function}; scale=row; scale-dtype=float32; scale-name={SCALE}"} if function else {}
-    return {"Attention-Dtype": dtype, **how, "Attention-Max-Row-Error": f"{row_error:.3g}"}
+    error = {} if row_error is None else {"Attention-Max-Row-Error": f"{row_error:.3g}"}
+    return {"Attention-Dtype": dtype, **how, **error}
 
 
 def _join(values: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from attnserve.service.formats.colours import NUM_STEPS, diverging_palette, sequential_palette
 from attnserve.service.pooling import find_factor, pool_maxima
+from attnserve.service.problems import TooLarge
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -34,7 +35,20 @@ class Panel:
     """[queries, keys]"""
 
 
-def draw_panels(panels: Sequence[Panel], *, num_columns: int, caption: str) -> bytes:
+def check_panels(num_panels: int, field: str) -> None:
+    """Refuse more maps than one can look at.
+
+    Raises:
+        TooLarge: names `field`, of which there would be fewer.
+    """
+    if num_panels > MAX_PANELS:
+        message = f"a picture shows at most {MAX_PANELS} maps, got {num_panels}; ask for fewer layers or heads"
+        raise TooLarge.about(field, message)
+
+
+def draw_panels(
+    panels: Sequence[Panel], *, num_columns: int, caption: str, axes: tuple[str, str] = ("queries", "keys")
+) -> bytes:
     """A picture of panels in rows of `num_columns`, all in the same colours, largest numbers brightest.
 
     Numbers that are never negative are coloured by their square root, as small weights matter; others from the most
@@ -59,7 +73,7 @@ def draw_panels(panels: Sequence[Panel], *, num_columns: int, caption: str) -> b
         left, top = MARGIN + column * (width + MARGIN), MARGIN + LINE + row * (height + LINE + MARGIN)
         _write(draw, left, top, panel.title)
         picture.paste(to_image(tile, largest, palette, is_signed=is_signed), (left, top + LINE))
-    _write(draw, MARGIN, size[1] - LINE, "rows: queries, from above; columns: keys, from the left")
+    _write(draw, MARGIN, size[1] - LINE, f"rows: {axes[0]}, from above; columns: {axes[1]}, from the left")
     _draw_legend(picture, draw, MARGIN + panels_width, 2 * LINE + MARGIN, largest, palette, is_signed=is_signed)
     return encode_image(picture)
 

@@ -21,6 +21,8 @@ from attnserve.service.sequences import MAX_NUMBER, Input, Reader, parse_sequenc
 
 LENGTHS, TEXT = "lengths", "text"
 WEIGHTS = "weights"
+TELLING = ("query", "key", "hidden")
+"""Captures that tell much of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,11 @@ class Asked:
         """Memory of the captures that are outputs, until they are answered."""
         sizes = (math.prod(wanted.spec.shape[2:]) for wanted in self.outputs if wanted.spec.name in self.captures)
         return 4 * sum(sizes) * sum(self.predict.lengths)
+
+    def tells_weights(self, manifest: Manifest) -> bool:
+        """Whether one of the outputs tells much of the weights of the model."""
+        telling = {layer.captures[kind] for layer in manifest.layers for kind in TELLING}
+        return any(wanted.spec.name in telling for wanted in self.outputs)
 
 
 def input_specs(reader: Reader) -> list[Spec]:

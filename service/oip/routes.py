@@ -8,8 +8,11 @@ import attnserve
 from attnserve.service.attention import held_bytes
 from attnserve.service.body import in_turn
 from attnserve.service.budget import Budget
+from attnserve.service.captures.levels import QK
 from attnserve.service.deadline import Deadline, within_deadline
-from attnserve.service.guard import Need, needs, require
+from attnserve.service.guard import Need, needs, require, require_level
+from attnserve.service.idle import Idle
+from attnserve.service.model import ServedModel
 from attnserve.service.oip import schemas
 from attnserve.service.oip.answer import count_numbers, render_answer
 from attnserve.service.oip.mapping import Asked, input_specs, optional_outputs, output_spec, parse_asked
@@ -27,6 +30,7 @@ from attnserve.service.routing import (
     read_request,
     render,
 )
+from attnserve.service.sampling import Sampler
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 
@@ -150,15 +154,27 @@ async def _infer(request: Request, name: str, version: str | None) -> Response:
 
 
 async def _infer_in_time(request: Request, name: str, version: str | None, deadline: Deadline) -> Response:
-    settings: Settings = request.app.state.settings
-    budget: Budget = request.app.state.budget
     model = request.scope["asked"] = find_model(request, name, version)
     parse = functools.partial(_parse, header=request.headers.get(HEADER))
     # Clients send binary bodies as bytes, or JSON without saying that it is.
     asked = await read_request(request, model.reader, parse, as_json=False)
     if asked.captures:
         require(request, Need.ATTENTION, "outputs")
+    if asked.tells_weights(model.manifest):
+        require_level(request.app.state.settings.captures, model.name, QK, "outputs")
     deadline.shorten(asked.predict.timeout_ms)
+    idle: Idle = request.app.state.idle
+    with idle.busy():
+        response = await _answer(request, model, asked, deadline)
+    if asked.captures:
+        return response
+    sampler: Sampler = request.app.state.sampler
+    return sampler.offer(model, asked.predict, response)
+
+
+async def _answer(request: Request, model: ServedModel, asked: Asked, deadline: Deadline) -> Response:
+    settings: Settings = request.app.state.settings
+    budget: Budget = request.app.state.budget
     num_numbers = count_numbers(asked, max_response_bytes=settings.max_response_bytes)
     # Padded, and then written.
     answer_bytes = 2 * 4 * num_numbers

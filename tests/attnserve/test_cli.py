@@ -151,7 +151,16 @@ def test_an_engine_is_measured_without_the_extra(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = run_without(("aiohttp", "tqdm", "torch"), "bench", str(BUNDLE), "--rounds", "1", "--json", str(file))
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(json.loads(file.read_text())["ratios"]) == 3
+    assert len(json.loads(file.read_text())["ratios"]) == 4
+
+
+def test_an_engine_is_measured_with_kernels(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    library = str(build_library())
+    assert main(["bench", str(BUNDLE), "--rounds", "1", "--kernels", library, "--json", str(file)]) == 0
+    document = json.loads(file.read_text())
+    assert document["kernels"] == library
+    assert not document["cost"]["pads"]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +236,7 @@ def test_check_fails_wrong_kernels(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_names_kernels_that_are_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("attnserve.cli.find_kernels", lambda _: None)
+    monkeypatch.setattr("attnserve.kernels.find_kernels", lambda *_: None)
     assert main(["check", str(BUNDLE), "--kernels", "auto"]) == 1
     assert capsys.readouterr().err.startswith("attnserve: kernels: expected a library, found none")
 
@@ -337,12 +346,10 @@ def test_check_says_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_what_is_no_fault_of_the_user_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attnserve import golden
-
     def stumble(*arguments: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(golden, "replay", stumble)
+    monkeypatch.setattr("attnserve.check.replay", stumble)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["check", str(BUNDLE)])
 

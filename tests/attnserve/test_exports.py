@@ -1,11 +1,11 @@
 """`attnserve exports` against the routes of a service, over a queue in memory."""
 
 import json
+from email.message import Message
 
 import pytest
 
 from attnserve.cli import main
-from attnserve.exports import show_progress
 from attnserve.jobs import Outcome
 from attnserve.remote import Remote, Reply
 from tests.fake_exports import LINES, PARITY, FakeQueue, Service, job_id, make_order
@@ -103,16 +103,6 @@ def test_following_ends_with_the_parity(run, queue, capsys):
     assert not captured.err
 
 
-def test_on_a_terminal_a_bar_moves(capsys, monkeypatch):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with show_progress() as report:
-        report({"step": "verify", "fraction": 0.75, "message": "replay"})
-    captured = capsys.readouterr()
-    assert " 75%|" in captured.err
-    assert "verify: replay" in captured.err
-    assert not captured.out
-
-
 def test_following_one_that_fails_ends_with_the_reason(run, queue, capsys):
     outcome = Outcome(state="failed", step="verify", reason="not equal to PyTorch", report="length 1: 3.0e-01")
     queue.put(1, state="failed", outcome=outcome)
@@ -129,7 +119,7 @@ def test_following_one_that_is_cancelled_fails(run, queue, capsys):
 
 
 def test_something_else_that_answers_is_one_line(run, monkeypatch, capsys):
-    monkeypatch.setattr(Remote, "ask", lambda *_, **__: Reply(status=200, headers={}, document=None))
+    monkeypatch.setattr(Remote, "ask", lambda *_, **__: Reply(status=200, headers=Message(), body=b""))
     for arguments in (("list",), ("show", ID), ("cancel", ID), ("start", "mine", "tiny")):
         assert run(*arguments) == 1
         assert capsys.readouterr().err == (

@@ -1,11 +1,13 @@
 """Following a job over connections that break, to the end and to the service that answers."""
 
+import json
 from contextlib import contextmanager
+from email.message import Message
 from typing import ClassVar
 
 import pytest
 
-from attnserve.following import MAX_RETRIES, ServerEvent, follow_events, read_events, retrying, wait_until_served
+from attnserve.following import MAX_RETRIES, ServerEvent, follow_events, read_events, wait_until_served
 from attnserve.remote import Remote, RemoteError, Reply
 from tests.fake_exports import LINES, FakeQueue, Service, job_id
 
@@ -79,28 +81,6 @@ def test_a_service_that_is_gone_for_long_is_given_up():
     assert len(waits) == MAX_RETRIES
 
 
-def test_what_passes_is_asked_again():
-    answers = iter([RemoteError("down"), RemoteError("draining", 503), "answer"])
-
-    def ask():
-        answer = next(answers)
-        if isinstance(answer, RemoteError):
-            raise answer
-        return answer
-
-    waits = []
-    assert retrying(ask, wait=waits.append) == "answer"
-    assert len(waits) == 2
-
-
-def test_what_was_refused_is_not_asked_again():
-    def ask():
-        raise RemoteError("wrong", 422)
-
-    with pytest.raises(RemoteError, match="wrong"):
-        retrying(ask, wait=never)
-
-
 class Listing(Remote):
     """Answers with lists of models, one after the other, and then with the last one."""
 
@@ -110,7 +90,7 @@ class Listing(Remote):
 
     def ask(self, *_, **__):
         models = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
-        return Reply(status=200, headers={}, document={"models": models})
+        return Reply(status=200, headers=Message(), body=json.dumps({"models": models}).encode())
 
 
 READY = {"name": "tiny", "version": 2, "ready": True}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnserve.kernels import find_kernels
+from attnserve.kernels import find_kernels, require_kernels
 
 
 @pytest.fixture
@@ -16,6 +16,14 @@ def test_the_first_that_exists_is_taken_by_itself(places):
     assert find_kernels("auto", places) == places[1]
     places[0].touch()
     assert find_kernels("auto", places) == places[0]
+
+
+def test_who_requires_kernels_is_told_that_there_are_none(places):
+    with pytest.raises(ValueError, match=r"^kernels: expected a library, found none"):
+        require_kernels("auto", places)
+    assert require_kernels("off", places) is None
+    places[1].touch()
+    assert require_kernels("auto", places) == places[1]
 
 
 def test_none_is_taken_when_they_are_off(places):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from attnserve import machine
-from attnserve.machine import count_cores, free_memory, memory_limit
+from attnserve.machine import count_cores, free_memory, memory_limit, name_processor
 
 PAGE = 4096
 
@@ -48,6 +48,20 @@ def set_up(tmp_path, monkeypatch):
 def test_cores_within_the_quota(set_up, files, cores):
     set_up(files)
     assert count_cores() == cores
+
+
+def test_the_processor_says_its_name(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Z80 @ 2.5 MHz\nmodel name\t: another\n")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    assert name_processor() == "Z80 @ 2.5 MHz"
+
+
+@pytest.mark.parametrize("text", [None, "Processor: of some other kernel"])
+def test_a_processor_without_a_name_has_an_architecture(tmp_path, monkeypatch, text):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    assert name_processor().split()[0] == platform.machine()
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,11 @@ def test_query_heads_read_the_key_heads_of_their_groups() -> None:
     for array in (queries, keys):
         assert array.dtype == np.float32
         assert array.flags.c_contiguous
+
+
+def test_heads_that_are_laid_out_so_are_not_copied() -> None:
+    rows = np.zeros((2, 5, 4), np.float32).transpose(1, 0, 2)
+    assert np.shares_memory(queries_by_head(rows, [0, 1]), rows)
+    assert np.shares_memory(keys_by_head(make_layer(0, num_heads=2, num_key_heads=2), rows, [0, 1]), rows)
+    assert not np.shares_memory(queries_by_head(rows, [1, 0]), rows)
+    assert not np.shares_memory(queries_by_head(rows, [0]), rows)

@@ -16,7 +16,7 @@ from attnserve import runtime as module
 from attnserve.bundle import BundleError
 from attnserve.golden import read_golden
 from attnserve.packing import pack
-from attnserve.runtime import DeviceError, Runtime
+from attnserve.runtime import DeviceError, Interrupt, Interrupted, Runtime
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 
@@ -103,6 +103,45 @@ def test_a_session_that_falls_back_silently_is_not_cuda(monkeypatch: pytest.Monk
         Runtime(BUNDLE, device="cuda")
 
 
+@pytest.fixture
+def asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A driver is there, and a session asked of CUDA fails. What is asked of sessions."""
+    import onnxruntime
+
+    asked: list[dict[str, Any]] = []
+    make = onnxruntime.InferenceSession
+
+    def make_session(path: str, options: Any, **arguments: Any) -> Any:
+        asked.append(arguments)
+        if arguments["providers"] != ["CPUExecutionProvider"]:
+            raise RuntimeError("CUDA failure 2: out of memory")
+        return make(path, options, **arguments)
+
+    monkeypatch.setattr(module, "_has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", make_session)
+    return asked
+
+
+def test_float32_is_not_rounded_to_tf32_and_no_provider_is_replaced(asked_of_cuda: list[dict[str, Any]]) -> None:
+    Runtime(BUNDLE, device="auto")
+    assert asked_of_cuda[0]["providers"] == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    assert all(asked["enable_fallback"] == 0 for asked in asked_of_cuda)
+
+
+def test_a_device_that_cannot_load_a_bundle_is_told_from_a_bundle_that_nothing_can(
+    asked_of_cuda: list[dict[str, Any]], folder: Path
+) -> None:
+    assert Runtime(folder, device="auto").device == "cpu"
+    with pytest.raises(DeviceError, match=r"got none: .*model\.onnx: .*out of memory"):
+        Runtime(folder, device="cuda")
+    (folder / "model.onnx").write_text("no graph")
+    rehash(folder)
+    with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
+        Runtime(folder, device="cuda")
+
+
 def test_the_number_of_threads_is_passed_on() -> None:
     assert Runtime(BUNDLE, num_threads=2).session.get_session_options().intra_op_num_threads == 2
 
@@ -140,6 +179,15 @@ def test_bound_inputs_and_outputs_give_the_same_numbers(runtime: Runtime, with_c
             np.testing.assert_array_equal(plain[name], found[name])
 
 
+def test_heads_are_scaled_where_inputs_are_bound(runtime: Runtime) -> None:
+    bound = Runtime(BUNDLE, num_threads=1, binds=True)
+    packed, rows = pack([np.array([1, 2, 3, 4])]), np.array([3])
+    head_scale = np.array([[0, 1], [1, 1], [0.5, 1]], np.float32)
+    expected, found = (one.run(packed, rows, ["logits"], head_scale=head_scale)["logits"] for one in (runtime, bound))
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found - bound.run(packed, rows, ["logits"])["logits"]).max() > 1e-3
+
+
 @pytest.mark.parametrize("location", ["../secret", "{root}/secret", "weights/../../secret", "missing"])
 def test_weights_are_read_from_inside_the_bundle_only(folder: Path, tmp_path: Path, location: str) -> None:
     onnx = pytest.importorskip("onnx", reason="needs the export extra")
@@ -171,3 +219,23 @@ def test_onnx_runtime_reports_to_nobody_unless_the_operator_says_so(given: str |
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize("binds", [False, True])
+def test_an_interrupted_run_says_so_and_the_next_one_runs(binds: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    runtime = Runtime(BUNDLE, num_threads=1, binds=binds)
+    packed, rows = pack([np.array([1, 2, 3])]), np.array([2])
+    expected = runtime.run(packed, rows, ["logits"])["logits"]
+    interrupt = Interrupt()
+    np.testing.assert_array_equal(runtime.run(packed, rows, ["logits"], interrupt=interrupt)["logits"], expected)
+    interrupt.set()
+    with pytest.raises(Interrupted):
+        runtime.run(packed, rows, ["logits"], interrupt=interrupt)
+    np.testing.assert_array_equal(runtime.run(packed, rows, ["logits"])["logits"], expected)
+    # Its end is no error, and nothing for the log.
+    assert capfd.readouterr().err == ""
+
+
+def test_what_fails_without_being_interrupted_is_an_error(runtime: Runtime) -> None:
+    with pytest.raises(Exception, match="nowhere"):
+        runtime.run(pack([np.array([1])]), np.array([0]), ["nowhere"], interrupt=Interrupt())

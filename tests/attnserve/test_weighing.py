@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from attnserve import weighing as module
 from attnserve.bundle import Layer, Manifest, normaliser_file, read_manifest, rows_file, weights_file
 from attnserve.export.weights import ROWS
+from attnserve.rows import visible_keys
 from attnserve.weighing import Weighing
 
 # Of before there were graphs of rows.
@@ -193,3 +194,47 @@ def test_captures_kept_in_float16_are_widened(weighing: Weighing, manifest: Mani
     (block,) = weighing.weigh(layer, key, key, steps=np.array(range(5)), heads=[0, 1])
     assert block.weights.dtype == np.float32
     np.testing.assert_allclose(block.weights, weights_by_hand(layer, key, key, range(5), [0, 1]), atol=2e-6)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("keys", [slice(4, 9), slice(0, 2), slice(9, 11)], ids=["inside", "before", "beyond"])
+def test_a_part_of_a_map_is_that_part_of_the_whole(
+    weighing: Weighing, manifest: Manifest, weighting: str, options: dict[str, Any], keys: slice
+) -> None:
+    layer = layer_of(manifest, weighting, **{**options, "num_heads": 2, "num_key_heads": 2})
+    query, key = np.random.default_rng(0).normal(size=(2, 2, 11, 4)).astype(np.float32)
+    first, last = visible_keys(layer, np.arange(11), 11)
+    normaliser = weighing.normalise(layer, query, key, first=first, last=last)
+    rows = slice(3, 7)
+    weights = weighing.weigh_part(
+        layer,
+        np.ascontiguousarray(query[:, rows]),
+        np.ascontiguousarray(key[:, keys]),
+        np.ascontiguousarray(normaliser[:, rows]),
+        first=first[rows] - keys.start,
+        last=last[rows] - keys.start,
+    )
+    expected = weights_by_hand(layer, query.transpose(1, 0, 2), key.transpose(1, 0, 2), range(11), [0, 1])
+    np.testing.assert_allclose(weights, expected[:, rows, keys], rtol=0, atol=2e-6)
+    assert (weights[expected[:, rows, keys] == 0] == 0).all()
+
+
+def test_it_can_be_ended_before_any_block(
+    weighing: Weighing, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(module, "MIN_BLOCK_ROWS", 2)
+    layer = layer_of(manifest, "softmax", causal=True)
+    rows = np.zeros((6, layer.num_heads, 4), np.float32)
+    calls: list[None] = []
+
+    def check() -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyError
+
+    blocks = weighing.checking(check).weigh(layer, rows, rows, steps=np.arange(6), heads=[0])
+    assert next(blocks).rows == slice(0, 2)
+    with pytest.raises(KeyError):
+        next(blocks)

@@ -60,17 +60,31 @@ ARROWS = {
     "attnserve.sweep": Arrows(at_import={"attnserve.bundle", "attnserve.checkpoints"}, when_called=set()),
     "attnserve.upload": Arrows(at_import={"attnserve.checkpoints", "attnserve.publish"}, when_called=set()),
     "attnserve.flags": Arrows(at_import={"pydantic", "pydantic_settings"}, when_called=set()),
-    "attnserve.remote": Arrows(at_import={"attnserve.__version__"}, when_called=set()),
     "attnserve.exporting": Arrows(at_import={"attnserve.certificate"}, when_called={"attnserve.export"}),
-    # Their bars are there where tqdm is.
+    "attnserve.address": Arrows(at_import=set(), when_called=set()),
+    "attnserve.connections": Arrows(at_import=set(), when_called=set()),
+    "attnserve.remote": Arrows(
+        at_import={f"attnserve.{name}" for name in ("__version__", "address", "connections")}, when_called=set()
+    ),
+    "attnserve.patience": Arrows(at_import={"attnserve.remote"}, when_called=set()),
+    # Bars are there where tqdm is.
+    "attnserve.progress": Arrows(at_import=set(), when_called={"tqdm"}),
     "attnserve.push": Arrows(
-        at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "exports", "remote")},
-        when_called={"tqdm"},
+        at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "exports", "progress", "remote")},
+        when_called=set(),
     ),
     "attnserve.exports": Arrows(
-        at_import={f"attnserve.{name}" for name in ("certificate", "following", "jobs", "remote")}, when_called={"tqdm"}
+        at_import={f"attnserve.{name}" for name in ("certificate", "following", "jobs", "progress", "remote")},
+        when_called=set(),
     ),
-    "attnserve.following": Arrows(at_import={"attnserve.remote"}, when_called=set()),
+    "attnserve.following": Arrows(
+        at_import={f"attnserve.{name}" for name in ("certificate", "patience", "remote")}, when_called=set()
+    ),
+    # Imported in notebooks: neither the service nor ONNX Runtime, until a picture is drawn.
+    "attnserve.client": Arrows(
+        at_import=SPINE | {"attnserve.client", "numpy"},
+        when_called={"attnserve.service.formats.picture", "zstandard"},
+    ),
     "attnserve.interface": Arrows(at_import={"attnserve.records"}, when_called=set()),
     "attnserve.logs": Arrows(at_import={"orjson"}, when_called=set()),
     "attnserve.unpickling": Arrows(at_import=set(), when_called={"dbos"}),
@@ -188,6 +202,8 @@ def test_imports_follow_the_arrows(module):
         ("attnserve.golden", "import onnxruntime"),
         ("attnserve.bundle", "import numpy"),
         ("attnserve.cli", "from attnserve.export import export_bundle"),
+        ("attnserve.client.client", "import onnxruntime"),
+        ("attnserve.client.pictures", "from attnserve.service.formats.picture import Panel"),
         ("attnserve.worker.build", "from attnserve.export.child import main"),
         ("attnserve.worker.build", "def build():\n    import torch"),
     ],

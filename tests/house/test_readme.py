@@ -42,6 +42,8 @@ def test_blocks_run_and_answers_are_as_printed(committed: Served, tmp_path: Path
     for language, text in BLOCKS:
         if language == "json":
             assert_close(json.loads(printed), json.loads(text))
+        elif language == "text":
+            assert checked_lines(printed) == checked_lines(text)
         elif language in run:
             assert ADDRESS in text or "curl" not in text
             command = [*run[language], text.replace(ADDRESS, committed.url)]
@@ -50,6 +52,13 @@ def test_blocks_run_and_answers_are_as_printed(committed: Served, tmp_path: Path
             printed = process.stdout
             if "curl" in text:
                 assert {"predictions", "continuations"} & json.loads(printed).keys(), printed
+
+
+def checked_lines(printed: str) -> list[str]:
+    """What `attnserve doctor` looks at, and its verdict; what it finds is of the machine."""
+    looked_at, _, verdict = printed.partition("\n\n")
+    names = [line.partition("  ")[0] for line in looked_at.splitlines() if not line.startswith(" ")]
+    return [*names, verdict.splitlines()[0]]
 
 
 @pytest.mark.http

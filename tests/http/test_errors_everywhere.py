@@ -8,7 +8,9 @@ import orjson
 import pytest
 
 from attnserve.bundle import BundleError
+from attnserve.service.captures.identity import CaptureId
 from attnserve.service.problems import NotInstalled
+from tests.captures import make_capture
 from tests.fake_exports import FakeQueue, job_id, make_desk
 from tests.http.conftest import check_problem, talk, until
 
@@ -23,6 +25,8 @@ UPLOADING = {400, 409, 412, 413, 415, 422, 429, 503, 504, 507}
 CHECKPOINT = "/v1/checkpoints/{name}"
 EXPORTS, EXPORT = "/v1/exports", "/v1/exports/{id}"
 NO_QUEUE = {501, 503}
+CAPTURE = "/v1/captures/{capture}"
+VIEWING = {404, 406, 410, 413, 422, 429, 504}
 # By route, and by method where there are several; 405 goes without saying, and is checked of all.
 ROUTES = {
     "/v1/checkpoints": {503},
@@ -36,6 +40,14 @@ ROUTES = {
     f"DELETE {EXPORT}": {404, 409, *NO_QUEUE},
     f"{EXPORT}/events": {400, 404, 406, 429, *NO_QUEUE},
     **{f"{V1}{version}/{end}": ASKING for version in ("", VERSION) for end in ("predict", "attention")},
+    **{f"{V1}{version}/captures": ASKING | {409} for version in ("", VERSION)},
+    f"GET {CAPTURE}": VIEWING - {413},
+    f"DELETE {CAPTURE}": {404, 410},
+    f"{CAPTURE}/attention": VIEWING,
+    f"{CAPTURE}/rows/{{layer}}/{{head}}": VIEWING,
+    f"{CAPTURE}/thumbnails": VIEWING,
+    f"{CAPTURE}/tiles/{{layer}}/{{head}}/{{zoom}}/{{y}}/{{x}}": VIEWING,
+    f"{CAPTURE}/qk/{{layer}}/{{head}}": VIEWING,
     **{f"{V2}{version}/infer": ASKING - {406} for version in ("", VERSION)},
     **{f"{V1}{version}": ABOUT_A_MODEL for version in ("", VERSION)},
     **{
@@ -59,12 +71,18 @@ PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 ANYWHERE = {"500", "default", "200", "201", "202", "204", "401", "403"}
 PATHS = {route.split()[-1] for route in ROUTES}
 NAMES = {"model": "tiny", "version": 1, "name": "mine", "file": "model.safetensors", "id": job_id(1)}
+KEPT, OVER = (CaptureId(name="a" * 16, expires=end) for end in (4_000_000_000, 1))
+NAMES |= {"capture": KEPT, "layer": 1, "head": 0, "zoom": 0, "y": 0, "x": 0}
 ASKED = b'{"checkpoint": "mine", "model": "tiny", "version": 2}'
-POSTED = ("/predict", "/attention", "/infer", "/index", "/load", "/unload")
+POSTED = ("/predict", "/infer", "/captures", "/index", "/load", "/unload")
+
+
+def is_posted(path):
+    return path.endswith(POSTED) or (path.startswith(V1) and path.endswith("/attention"))
 
 
 def is_inference(path):
-    return path.endswith(("/predict", "/attention", "/infer"))
+    return path.endswith(("/predict", "/attention", "/infer", "/captures"))
 
 
 def body_of(path, *sequence):
@@ -79,7 +97,7 @@ async def ask(client, route, body=None, *, names=None, **headers):
     *method, path = route.split()
     url = path.format(**NAMES | (names or {}))
     headers = {name.replace("_", "-"): text for name, text in headers.items()}
-    if path.endswith(POSTED):
+    if is_posted(path):
         headers = {"Content-Type": "application/json", **headers}
         return await client.post(url, content=body_of(path, 1) if body is None else body, headers=headers)
     if method == ["POST"]:
@@ -94,7 +112,7 @@ async def ask(client, route, body=None, *, names=None, **headers):
 
 async def full(path, client, app, engine, batcher):
     # What is asked for does not matter to the queue, and the scripted engine knows no queries and keys.
-    waiting = path.replace("attention", "predict")
+    waiting = path.replace("attention", "predict").replace("captures", "predict")
     tasks = [asyncio.create_task(ask(client, waiting))]
     await asyncio.to_thread(engine.started.acquire)
     tasks += [asyncio.create_task(ask(client, waiting)) for _ in range(2)]
@@ -115,6 +133,9 @@ async def conflict(path, client, app, *_):
         await ask(client, f"PUT {CHECKPOINT}/{{file}}")
         theirs.write_text("precious")
         return await ask(client, path)
+
+    if "captures" in path:
+        return await ask(client, path, Capture_Id=KEPT.name)
 
     def refuse(*_):
         raise BundleError("aliases.json: cannot be written: Read-only file system")
@@ -153,13 +174,40 @@ async def crowded(path, client, app, engine, batcher):
     if "exports" in path:
         give_jobs(app, state="running", max_watchers=0)
         return await ask(client, path)
+    if "/v1/captures" in path:
+        await occupy(app.state.encoding)
+        app.state.encoding.max_waiting = 0
+        return await view(path, client)
     if "checkpoints" not in path:
         return await full(path, client, app, engine, batcher)
     app.state.uploads.num_open = 4
     return await ask(client, path)
 
 
-async def late(path, client, *_):
+async def occupy(turns):
+    """Let every thread of some be busy."""
+    while not turns.locked():
+        await turns.acquire()
+
+
+async def view(path, client, **headers):
+    """A part of a capture that is more than a glance."""
+    more = {"/attention": "?quantity=weights", "/rows/{layer}/{head}": "?queries=all"}
+    route = f"{path}{more.get(path.removeprefix(CAPTURE), '')}"
+    return await ask(client, route, Accept="application/json;q=0.5, application/x-safetensors", **headers)
+
+
+def too_large(path, client, app, *_):
+    # Of captures an answer, of all others a question.
+    return view(path, client) if "/v1/captures" in path else ask(client, path, b" " * 100_000)
+
+
+async def late(path, client, app, *_):
+    if "/v1/captures" in path:
+        await occupy(app.state.encoding)
+        await occupy(app.state.weighing)
+        return await view(path, client, Timeout_Ms="20")
+
     async def never_ending():
         while True:
             await asyncio.sleep(0.001)
@@ -198,6 +246,8 @@ def without_the_extra(path, client, app, *_):
 def wrong(path, client, *_):
     if path == f"GET {EXPORTS}":
         return client.get(EXPORTS, params={"limit": 0})
+    if "/v1/captures" in path:
+        return ask(client, f"{path}?nothing=1")
     if path.startswith("PUT"):
         return ask(client, path, names={"file": "model.pt"})
     return ask(client, path, body_of(path, 99))
@@ -210,13 +260,15 @@ def unavailable(path, client, app, *_):
     return on_a_disk_that_is(errno.EROFS)(path, client, app) if "checkpoints" in path else ask(client, path)
 
 
+NO_NAMES = {"model": "nope", "name": "nope", "id": job_id(2), "capture": "nope"}
 WAYS = {
     400: of_jobs(lambda path, client, *_: ask(client, path, b"{", Content_Digest="none", Last_Event_ID="none")),
-    404: of_jobs(lambda path, client, *_: ask(client, path, names={"model": "nope", "name": "nope", "id": job_id(2)})),
+    404: of_jobs(lambda path, client, *_: ask(client, path, names=NO_NAMES)),
     406: of_jobs(lambda path, client, *_: ask(client, path, Accept="text/html")),
     409: conflict,
+    410: lambda path, client, *_: ask(client, path, names={"capture": OVER}),
     412: lambda path, client, *_: ask(client, path, If_Match="*"),
-    413: lambda path, client, *_: ask(client, path, b" " * 100_000),
+    413: too_large,
     415: lambda path, client, *_: ask(client, path, Content_Encoding="br"),
     422: wrong,
     429: crowded,
@@ -231,6 +283,7 @@ WAYS = {
 def provoke(make_app):
     def run(path, way, **options):
         app, engine, batcher = make_app(max_body_bytes=4096, max_checkpoint_bytes=4096, **options)
+        app.state.captures.add(make_capture(KEPT.name, expires=KEPT.expires, length=300))
         answers = []
 
         async def conversation(client):
@@ -260,7 +313,8 @@ def test_what_may_happen_is_documented(make_app, path):
 
 @pytest.mark.parametrize(("path", "status"), [(path, status) for path in ROUTES for status in sorted(ROUTES[path])])
 def test_what_is_documented_may_happen(provoke, path, status):
-    response = provoke(path, WAYS[status], loaded=status != 503)
+    small = {"max_response_bytes": 1024} if status == 413 else {}
+    response = provoke(path, WAYS[status], loaded=status != 503, **small)
     detail = check_problem(response, status)
     assert response.json()["error"] == detail
     assert detail
@@ -284,7 +338,7 @@ def test_methods_that_are_not_allowed(provoke, path):
     assert response.json()["error"] == detail
     allowed = {method.strip() for method in response.headers["Allow"].split(",")}
     assert allowed <= {"GET", "HEAD", "POST", "PUT", "DELETE"}
-    assert ("POST" in allowed) == (path.endswith(POSTED) or f"POST {path}" in ROUTES)
+    assert ("POST" in allowed) == (is_posted(path) or f"POST {path}" in ROUTES)
     several = {route.split()[0] for route in ROUTES if route.endswith(f" {path}")}
     assert several <= allowed
 

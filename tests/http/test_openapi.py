@@ -4,6 +4,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from attnserve.service import question_schemas, schemas
+from attnserve.service.captures.schemas import CaptureAnswer, CaptureBody
 from attnserve.service.checkpoints.schemas import CheckpointBody, CheckpointList, Uploaded
 from attnserve.service.exports.schemas import ExportJob, ExportList
 from attnserve.service.problems import Problem
@@ -15,15 +16,23 @@ ROUTES = {
     "/v1/checkpoints": ["get"],
     "/v1/checkpoints/{name}": ["delete", "get"],
     "/v1/checkpoints/{name}/{file}": ["delete", "put"],
+    "/v1/captures/{capture}": ["delete", "get"],
+    "/v1/captures/{capture}/attention": ["get"],
+    "/v1/captures/{capture}/qk/{layer}/{head}": ["get"],
+    "/v1/captures/{capture}/rows/{layer}/{head}": ["get"],
+    "/v1/captures/{capture}/thumbnails": ["get"],
+    "/v1/captures/{capture}/tiles/{layer}/{head}/{zoom}/{y}/{x}": ["get"],
     "/v1/exports": ["get", "post"],
     "/v1/exports/{id}": ["delete", "get"],
     "/v1/exports/{id}/events": ["get"],
     "/v1/models": ["get"],
     "/v1/models/{model}": ["get"],
     "/v1/models/{model}/attention": ["post"],
+    "/v1/models/{model}/captures": ["post"],
     "/v1/models/{model}/predict": ["post"],
     "/v1/models/{model}/versions/{version}": ["get"],
     "/v1/models/{model}/versions/{version}/attention": ["post"],
+    "/v1/models/{model}/versions/{version}/captures": ["post"],
     "/v1/models/{model}/versions/{version}/predict": ["post"],
     "/healthz": ["get"],
     "/metrics": ["get"],
@@ -89,6 +98,9 @@ def test_every_answer_has_an_example_that_fits_its_schema(document):
         "/v1/checkpoints": CheckpointList,
         "/v1/checkpoints/{name}": CheckpointBody,
         "/v1/checkpoints/{name}/{file}": Uploaded,
+        "/v1/captures/{capture}": CaptureAnswer,
+        "/v1/models/{model}/captures": CaptureAnswer,
+        "/v1/models/{model}/versions/{version}/captures": CaptureAnswer,
         "/v1/exports": ExportList,
         "/v1/exports/{id}": ExportJob,
         "/v1/models": schemas.ModelList,
@@ -103,7 +115,11 @@ def test_every_answer_has_an_example_that_fits_its_schema(document):
         if method == "delete" and "204" in operation["responses"]:
             assert "content" not in operation["responses"]["204"]
             continue
-        status = next(status for status in ("200", "202") if status in operation["responses"])
+        if path.startswith("/v1/captures/{capture}/"):
+            # Of arrays, by name; tests/service/captures/test_view.py has their fields.
+            assert operation["responses"]["200"]["content"]["application/json"]["example"]["capture"]
+            continue
+        status = next(status for status in ("200", "201", "202") if status in operation["responses"])
         content = operation["responses"][status]["content"]["application/json"]
         model = ExportJob if (path, method) == ("/v1/exports", "post") else models.get(path, schemas.PredictAnswer)
         TypeAdapter(model).validate_python(content["example"], strict=True)
@@ -122,6 +138,8 @@ def test_every_problem_has_an_example_that_fits_its_schema(document):
                 expected -= {"406"} if path.endswith("/infer") else expected - {"400", "413", "415"}
             if path.endswith("load"):
                 expected |= {"404", "409"}
+            if path.endswith("captures"):
+                expected |= {"409"}
             expected |= {"401"} if path == "/v2/repository/index" else {"401", "403"}
             assert statuses == expected, path
         for status in statuses:
@@ -159,8 +177,11 @@ def test_examples_of_requests_work(server, document):
         assert content["examples"]
         for example in content["examples"].values():
             response = server.client.post(path.format(model="tiny", version=1), json=example["value"])
-            assert response.status_code == 200, response.text
+            assert response.status_code == (201 if path.endswith("captures") else 200), response.text
             num_examples += 1
+            if path.endswith("captures"):
+                CaptureAnswer.model_validate_json(response.content, strict=True)
+                continue
             if path.startswith("/v2"):
                 shown = operation["responses"]["200"]["content"]["application/json"]["example"]
                 found = response.json()
@@ -193,6 +214,7 @@ def test_answers_have_no_field_that_the_schema_lacks(server):
         ("predict", {"": 0}, schemas.Predict),
         ("attention", {"": 0}, schemas.AttentionBody),
         ("predict", {"sequences": [[1]], "attention": {"": 0}}, schemas.AttentionFields),
+        ("captures", {"": 0}, CaptureBody),
     ],
 )
 def test_schemas_and_parser_know_the_same_fields(server, route, body, schema):
@@ -215,6 +237,7 @@ def test_every_problem_is_documented(document):
         **paths["/v2/repository/models/{model}/load"]["post"]["responses"],
         **paths["/v1/checkpoints/{name}/{file}"]["put"]["responses"],
         **paths["/v1/exports"]["post"]["responses"],
+        **paths["/v1/captures/{capture}"]["get"]["responses"],
     }
     documented = {int(status) for status in answers if status not in ("200", "201", "202", "default")}
     assert {problem.status for problem in subclasses(Problem)} == documented

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
+from attnserve.service.schemas import Plan
 from tests.conftest import Served, run_export
 
 pytestmark = pytest.mark.http
@@ -46,6 +47,7 @@ def ask_tensors(server: Served, body: dict[str, Any], **options: Any) -> tuple[d
 def test_every_quantity_is_what_the_dry_run_says(server, quantity):
     body = {"sequences": SEQUENCES, "quantity": quantity, "queries": [0, -1], "heads": [1]}
     plan = server.ask("attention", {**body, "dry_run": True})
+    Plan.model_validate(plan, strict=True)
     tensors, answer = ask_tensors(server, body)
     assert tensors.keys() == plan["tensors"].keys()
     for name, tensor in tensors.items():
@@ -72,6 +74,7 @@ def test_every_quantity_is_what_the_dry_run_says(server, quantity):
 def test_a_dry_run_says_why_an_answer_would_be_refused(server):
     body = {"sequences": [[1] * 320] * 200, "quantity": "weights", "dry_run": True}
     plan = server.ask("attention", body)
+    Plan.model_validate(plan, strict=True)
     assert plan["num_numbers"] == 200 * 6 * 320 * 320
     assert "a JSON answer may hold at most 65536 numbers" in plan["refused"]["json"]
     assert "an answer may hold at most" in plan["refused"]["tensors"]

@@ -20,6 +20,7 @@ costs = st.builds(
     bytes_per_row=st.floats(1, 1e4),
     bytes_per_cell=st.floats(0, 100),
     pads=st.booleans(),
+    seconds_per_far_row=numbers,
 )
 queues = st.lists(st.integers(1, 2000), min_size=1, max_size=40)
 
@@ -149,6 +150,23 @@ def test_planted_coefficients_are_found(make_manifest):
     cost = measure_cost(make_manifest(max_length=4096), machine.run, max_seconds=1e6, clock=machine.clock)
     for name in ("seconds_per_run", "seconds_per_row", "seconds_per_cell"):
         assert getattr(cost, name) == pytest.approx(getattr(PLANTED, name), rel=1e-6), name
+
+
+def test_rows_that_cost_more_where_they_are_many_are_found(make_manifest):
+    planted = dataclasses.replace(PLANTED, pads=False, seconds_per_far_row=1e-6)
+    machine = Machine(planted)
+    cost = measure_cost(make_manifest(max_length=4096), machine.run, max_seconds=1e6, clock=machine.clock, pads=False)
+    for name in ("seconds_per_run", "seconds_per_row", "seconds_per_far_row", "seconds_per_cell"):
+        assert getattr(cost, name) == pytest.approx(getattr(planted, name), rel=1e-6), name
+
+
+def test_without_padding_a_batch_ends_where_more_rows_would_cost_more():
+    cost = dataclasses.replace(COST, pads=False, seconds_per_far_row=1e-6)
+    # A run saved is 100 far rows.
+    assert len(take_batch([512] * 9, cost)) == 2
+    assert len(take_batch([256] * 99, cost)) == 5
+    assert len(take_batch([64] * 99, cost)) == 99
+    assert len(take_batch([512] * 9, dataclasses.replace(cost, seconds_per_far_row=0.0))) == 9
 
 
 def test_planted_coefficients_of_kernels_are_found(make_manifest):

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from attnserve.service.captures.store import CaptureStore
+from attnserve.service.live_heads import LiveHeads
 from attnserve.service.metrics import Metrics
 from attnserve.service.observer import BatchRun
 
@@ -30,6 +32,8 @@ def metrics() -> Metrics:
         batcher=SimpleNamespace(is_open=True, num_waiting=7),
         engine=SimpleNamespace(device="cpu", provider="CPUExecutionProvider"),
         kernels="on",
+        name="here",
+        live=LiveHeads(),
     )
     catalogue = SimpleNamespace(
         versions={"here": (1, 3), "broken": (1,), "unloaded": (1,)},
@@ -37,6 +41,7 @@ def metrics() -> Metrics:
         failures=SimpleNamespace(by_name={"broken": "damaged"}),
     )
     metrics.show_models(catalogue)  # type: ignore[arg-type]
+    metrics.show_captures(CaptureStore(1000))
     return metrics
 
 
@@ -87,6 +92,13 @@ def test_models_are_shown_as_they_are_now(metrics: Metrics) -> None:
     assert value_of(metrics, "model_info", model="here", version="3", **info) == 1
 
 
+def test_captures_are_shown_as_they_are_now(metrics: Metrics) -> None:
+    assert value_of(metrics, "captures") == value_of(metrics, "capture_bytes") == 0
+    assert value_of(metrics, "captures_taken_total") == 0
+    # Zeros, so that a rate of them is one.
+    assert value_of(metrics, "captures_lost_total", reason="evicted") == 0
+
+
 def test_two_services_in_one_process_do_not_share() -> None:
     first, second = Metrics(), Metrics()
     first.observe_rejected(429, "queue_full")
@@ -101,4 +113,4 @@ def test_every_metric_is_on_the_page_and_the_page_names_no_other(metrics: Metric
         for family in metrics.registry.collect()
         if not family.name.startswith("process_")
     }
-    assert set(re.findall(r"^\| `((?:inference|model)_\w+)`", PAGE, re.MULTILINE)) == ours
+    assert set(re.findall(r"^\| `((?:inference_|model_|attention_|captures?)\w*)`", PAGE, re.MULTILINE)) == ours

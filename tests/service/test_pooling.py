@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -20,6 +20,7 @@ def slowly(array, row_factor, column_factor):
     return pooled
 
 
+@settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     array=arrays(np.float32, array_shapes(min_dims=2, max_dims=3, max_side=37), elements=st.floats(-2, 2, width=32)),
     factor=st.sampled_from([1, 2, 4, 8, 16, 64]),

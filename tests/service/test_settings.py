@@ -43,6 +43,9 @@ VALUES = {
     "max_pending_bytes": ("1000000", ["-1", "1G"]),
     "max_body_bytes": ("2048", ["1023", "-1", "1M"]),
     "max_response_bytes": ("2048", ["1023", "x"]),
+    "capture_bytes": ("1000000", ["-1", "1G"]),
+    "capture_seconds": ("60.5", ["0.5", "604801", "nan", "soon"]),
+    "captures": ('{"nt": "maps"}', ["all", "{"]),
     "max_encoding_queue": ("3", ["0", "-1", "1e3"]),
     "drain_delay_ms": ("50.5", ["-1", "600001", "nan"]),
     "max_drain_seconds": ("5", ["0", "3601", "0.5"]),
@@ -57,9 +60,11 @@ VALUES = {
     "export_worker": ("off", ["true", "yes", ""]),
     "otlp_endpoint": (
         "http://collector:4318",
-        ["collector:4318", "ftp://c", "http://", "http://me:secret@c", "http://c?k=v"],
+        ["collector:4318", "ftp://c", "http://", "http://me:hidden@c", "http://c?k=v"],
     ),
     "trace_ratio": ("0.25", ["-0.1", "1.1", "nan", "all"]),
+    "sample_heads": ("0.01", ["-0.1", "1.1", "nan", "all"]),
+    "sample_heads_length": ("64", ["1", "-1", "0.5"]),
     "log_format": ("json", ["JSON", "xml", ""]),
     "log_level": ("debug", ["DEBUG", "trace", ""]),
 }
@@ -106,6 +111,8 @@ def test_flag_over_environment_over_default(name, monkeypatch):
     by_flag = getattr(parse(flag_of(name), text), name)
     if name == "tuning":
         assert by_flag == {"nt": Cost(**COST)}
+    elif name == "captures":
+        assert by_flag == {"nt": "maps"}
     elif name == "checkpoint_paths":
         assert by_flag == ("/data/a", "/data/b")
     else:

@@ -85,7 +85,7 @@ def test_another_machine_or_release_is_measured_anew(tmp_path, make_engine, monk
         case "release":
             monkeypatch.setattr(tuning, "__version__", "99.0")
         case "processor":
-            monkeypatch.setattr(tuning, "_name_processor", lambda: "Z80")
+            monkeypatch.setattr(tuning, "name_processor", lambda: "Z80")
         case "onnxruntime":
             monkeypatch.setattr("onnxruntime.__version__", "99.0")
     assert tune(tmp_path, make_engine()).source == "measured"

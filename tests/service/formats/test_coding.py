@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from attnserve.service.formats import coding as module
-from attnserve.service.formats.coding import CODINGS, DTYPES, code
+from attnserve.service.formats.coding import CODINGS, DTYPES, code, widen
 
 NUMBERS = st.floats(0, 1, width=32, allow_subnormal=False)
 WEIGHTS = arrays(np.float32, array_shapes(min_dims=2, max_dims=4, max_side=9), elements=NUMBERS)
@@ -28,6 +28,7 @@ def normalised(array):
     return (array / np.maximum(array.sum(-1, keepdims=True), 1e-30)).astype(np.float32)
 
 
+@settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(array=WEIGHTS, coding=st.sampled_from(CODINGS))
 def test_shape_type_and_error(array, coding):
     rows = normalised(array)
@@ -93,3 +94,17 @@ def test_float32_is_not_copied():
 def test_not_contiguous():
     rows = normalised(np.random.default_rng(2).random((4, 6)))
     np.testing.assert_array_equal(code(rows[::2, ::3], "float16").values, rows[::2, ::3].astype(np.float16))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4), (7,), (0, 4), (2, 0)])
+def test_half_is_widened_as_numpy_does(shape):
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float16)
+    for half in (array, array[::-1], np.asfortranarray(array)):
+        np.testing.assert_array_equal(widen(half), half.astype(np.float32), strict=True)
+    extremes = np.array([[0.0, -0.0, 6e-8, 65504, -65504, np.inf]], np.float16)
+    np.testing.assert_array_equal(widen(extremes), extremes.astype(np.float32), strict=True)
+
+
+def test_what_is_wide_is_not_copied():
+    array = np.ones((2, 3), np.float32)
+    assert widen(array) is array

@@ -1,0 +1,49 @@
+"""`attnserve check`: a bundle's golden replayed on this machine, and how far its answers are from the truth."""
+
+import argparse
+import json
+import math
+
+from attnserve.golden import read_golden, replay
+from attnserve.kernels import OFF, require_kernels
+from attnserve.records import to_json
+from attnserve.runtime import DEVICES, Runtime
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `attnserve check`."""
+    parser.add_argument("bundle", help="bundle folder, REPOSITORY/model/version")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--kernels",
+        metavar="KERNELS",
+        default=OFF,
+        help="replay with native kernels: auto, or the path of their library (default: off, the file by itself)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Replay and print; 1 if the bundle is outside its certificate here.
+
+    Raises:
+        BundleError: damaged.
+        DeviceError: the device asked for cannot be used.
+        ValueError: there is no such library of kernels.
+    """
+    runtime = Runtime(parsed.bundle, device=parsed.device, op_library=require_kernels(parsed.kernels))
+    report = replay(runtime, read_golden(parsed.bundle))
+    if parsed.json:
+        # JSON has no infinity: a difference without a size, such as NaN, is null.
+        found = {"logits": report.logits, "maps": report.maps}
+        finite = {name: value if math.isfinite(value) else None for name, value in found.items()}
+        allowed = {"logits": report.certificate.logits.allowed, "maps": report.certificate.maps.allowed}
+        rest = {"device": report.device, "passed": report.passed, "allowed": allowed, "table": report.table()}
+        rest |= {"changed": report.num_changed, "quantisation": to_json(report.quantisation)}
+        rest["kernels"] = None if runtime.op_library is None else str(runtime.op_library)
+        print(json.dumps({**finite, **rest}))
+    else:
+        print(report.table())
+        if runtime.op_library is not None:
+            print(f"attention computed by {runtime.op_library}")
+    return 0 if report.passed else 1

@@ -1,0 +1,93 @@
+"""What NVIDIA's driver says of this machine, by NVML, the library it brings. Needs no CUDA and no GPU to ask.
+
+https://docs.nvidia.com/deploy/nvml-api: every function answers 0, or the number of an error.
+"""
+
+import ctypes
+from dataclasses import dataclass
+
+LIBRARY = "libnvidia-ml.so.1"
+NAME_BYTES = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU of the machine, visible to CUDA or not."""
+
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    capability: str
+    """CUDA compute capability: 8.0 is sm_80."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """A driver that answers."""
+
+    version: str
+    cuda: str
+    """Newest CUDA it knows."""
+    gpus: tuple[Gpu, ...]
+
+
+class DriverError(RuntimeError):
+    """There is a driver, and it does not answer."""
+
+
+class _Memory(ctypes.Structure):
+    """`nvmlMemory_t`."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def read_driver(library: str = LIBRARY) -> Driver | None:
+    """Ask the driver for itself and its GPUs; None if there is none.
+
+    Raises:
+        DriverError: it does not answer.
+    """
+    try:
+        nvml = ctypes.CDLL(library)
+    except OSError:
+        return None
+    _call(nvml, "nvmlInit_v2")
+    try:
+        version, cuda, count = ctypes.create_string_buffer(NAME_BYTES), ctypes.c_int(), ctypes.c_uint()
+        _call(nvml, "nvmlSystemGetDriverVersion", version, ctypes.c_uint(NAME_BYTES))
+        _call(nvml, "nvmlSystemGetCudaDriverVersion_v2", ctypes.byref(cuda))
+        _call(nvml, "nvmlDeviceGetCount_v2", ctypes.byref(count))
+        return Driver(
+            version=version.value.decode("utf-8", "replace"),
+            # 13020 is 13.2.
+            cuda=f"{cuda.value // 1000}.{cuda.value % 1000 // 10}",
+            gpus=tuple(_read_gpu(nvml, index) for index in range(count.value)),
+        )
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _read_gpu(nvml: ctypes.CDLL, index: int) -> Gpu:
+    device, name, memory = ctypes.c_void_p(), ctypes.create_string_buffer(NAME_BYTES), _Memory()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _call(nvml, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
+    _call(nvml, "nvmlDeviceGetName", device, name, ctypes.c_uint(NAME_BYTES))
+    _call(nvml, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
+    _call(nvml, "nvmlDeviceGetCudaComputeCapability", device, ctypes.byref(major), ctypes.byref(minor))
+    return Gpu(
+        name=name.value.decode("utf-8", "replace"),
+        memory_bytes=memory.total,
+        free_bytes=memory.free,
+        capability=f"{major.value}.{minor.value}",
+    )
+
+
+def _call(nvml: ctypes.CDLL, function: str, *arguments: object) -> None:
+    try:
+        code = getattr(nvml, function)(*arguments)
+    except AttributeError:
+        raise DriverError(f"expected {function}, which this NVIDIA driver has not: it is too old") from None
+    if code:
+        nvml.nvmlErrorString.restype = ctypes.c_char_p
+        said = (nvml.nvmlErrorString(code) or b"").decode("utf-8", "replace")
+        raise DriverError(f"{function}: {said} ({code})")

@@ -1,0 +1,67 @@
+// A driver's library as NVML's documentation describes it, for machines without one. Two GPUs, of which FAIL tells how
+// they fare.
+#include <stdio.h>
+
+#ifndef FAIL
+#define FAIL 0
+#endif
+
+typedef struct {
+  unsigned long long total, free, used;
+} nvmlMemory_t;
+typedef struct nvmlDevice_st* nvmlDevice_t;
+
+static int open_count = 0;
+
+int nvmlInit_v2(void) {
+  open_count++;
+  return FAIL == 1 ? 999 : 0;
+}
+
+int nvmlShutdown(void) { return --open_count; }
+
+int opened(void) { return open_count; }
+
+const char* nvmlErrorString(int result) { return result == 15 ? "GPU is lost" : "Unknown Error"; }
+
+int nvmlSystemGetDriverVersion(char* version, unsigned length) {
+  snprintf(version, length, "580.95.05");
+  return 0;
+}
+
+#if FAIL != 2
+int nvmlSystemGetCudaDriverVersion_v2(int* version) {
+  *version = 13020;
+  return 0;
+}
+#endif
+
+int nvmlDeviceGetCount_v2(unsigned* count) {
+  *count = 2;
+  return 0;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t* device) {
+  // Above 32 bits, as pointers are: a binding that passes an int loses them.
+  *device = (nvmlDevice_t)(0x7f0000000000ULL + index);
+  return 0;
+}
+
+int nvmlDeviceGetName(nvmlDevice_t device, char* name, unsigned length) {
+  snprintf(name, length, "NVIDIA Fake %llu", (unsigned long long)device - 0x7f0000000000ULL);
+  return 0;
+}
+
+int nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t* memory) {
+  if (FAIL == 3) return 15;
+  memory->total = 80ULL << 30;
+  memory->free = 79ULL << 30;
+  memory->used = 1ULL << 30;
+  return 0;
+}
+
+int nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int* major, int* minor) {
+  *major = 9;
+  *minor = 0;
+  return 0;
+}

@@ -1,0 +1,51 @@
+"""What is asked of NVIDIA's driver, of a library with its functions: nvml.c."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from attnserve.nvidia import Driver, DriverError, Gpu, read_driver
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("nvml")
+
+    def build_library(fail: int = 0) -> str:
+        library = folder / f"libnvidia-ml-{fail}.so"
+        source = Path(__file__).with_name("nvml.c")
+        subprocess.run(["cc", "-shared", "-fPIC", f"-DFAIL={fail}", source, "-o", library], check=True)
+        return str(library)
+
+    return build_library
+
+
+def test_a_driver_and_its_gpus(build):
+    gpu = {"memory_bytes": 80 * 1024**3, "free_bytes": 79 * 1024**3, "capability": "9.0"}
+    library = build()
+    assert read_driver(library) == Driver(
+        version="580.95.05", cuda="13.2", gpus=(Gpu(name="NVIDIA Fake 0", **gpu), Gpu(name="NVIDIA Fake 1", **gpu))
+    )
+    assert ctypes.CDLL(library).opened() == 0, "it was not closed again"
+
+
+def test_no_driver_is_none(tmp_path):
+    assert read_driver(str(tmp_path / "libnvidia-ml.so.1")) is None
+
+
+@pytest.mark.parametrize(
+    ("fail", "said"),
+    [
+        (1, r"^nvmlInit_v2: Unknown Error \(999\)$"),
+        (2, "^expected nvmlSystemGetCudaDriverVersion_v2, which this NVIDIA driver has not: it is too old$"),
+        (3, r"^nvmlDeviceGetMemoryInfo: GPU is lost \(15\)$"),
+    ],
+)
+def test_a_driver_that_does_not_answer_says_where(build, fail, said):
+    with pytest.raises(DriverError, match=said):
+        read_driver(build(fail))
