@@ -202,7 +202,7 @@ def _watch(module: nn.Module, interface: Interface, example: NDArray[Any], block
         watched.blocks.append(block)
         rows = output[0] if isinstance(output, tuple) else output
         # Others' modules have the batch as one sequence [1, T, D].
-        watched.rows[block] = rows.flatten(0, -2) if isinstance(rows, Tensor) else rows
+        watched.rows[block] = rows[0] if isinstance(rows, Tensor) and rows.ndim == 3 and len(rows) == 1 else rows
 
     handles = [block.register_forward_hook(saw_block) for block in blocks]
     for part in module.modules():
