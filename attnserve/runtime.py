@@ -179,8 +179,7 @@ class Runtime:
         for name in names:
             binding.bind_output(name, self.device)
         self.session.run_with_iobinding(binding, options)
-        values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
-        return values
+        return list(binding.copy_outputs_to_cpu())
 
 
 def feeds_of(
@@ -265,8 +264,7 @@ def _refuse_bfloat16(path: Path, precision: str) -> None:
 def _has_nvidia_driver() -> bool:
     """Whether trying CUDA makes sense; without a driver ONNX Runtime writes several lines of errors to stderr."""
     # /dev/dxg: Linux under Windows has no other trace of it.
-    places = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
-    return sys.platform == "win32" or any(Path(place).exists() for place in places)
+    return sys.platform == "win32" or any(map(os.path.exists, ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")))
 
 
 def _shrinking_options(device: str) -> Any:
@@ -274,8 +272,7 @@ def _shrinking_options(device: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.RunOptions()
-    arenas = "cpu:0" if device == "cpu" else "cpu:0;gpu:0"
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0" if device == "cpu" else "cpu:0;gpu:0")
     return options
 
 

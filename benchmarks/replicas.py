@@ -6,6 +6,7 @@ client and the gateway, which run on the same cores, take next to nothing of the
 
 import argparse
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def main() -> int:
         parser.error(f"--replicas: expected at most the {len(cores)} cores, got {arguments.replicas}")
     environment = os.environ | {
         "REPOSITORY": str(_copy_repository()),
+        "SECRETS": str(_make_secrets()),
         "PORT": str(arguments.port),
         "SERVICE_THREADS": "1",
     }
@@ -60,6 +62,15 @@ def _copy_repository() -> Path:
         shutil.copytree(export_reference(VARIANT) / name, folder / name)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, OWNER, OWNER)
+    return folder
+
+
+def _make_secrets() -> Path:
+    """Passwords that the compose file mounts, and nothing here needs."""
+    folder = (CACHE / "replicas-secrets").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("postgres-password", "grafana-password"):
+        (folder / name).write_text(secrets.token_hex(16))
     return folder
 
 

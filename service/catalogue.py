@@ -249,7 +249,7 @@ class Catalogue:
             self._fail(name, version, str(error))
         # Not only `BundleError`: a manifest that is whole but wrong fails somewhere in numpy or ONNX Runtime.
         except Exception as error:
-            self._fail(name, version, describe_error(error))
+            self._fail(name, version, describe_error(name, version, error))
         finally:
             self.loading = None
         return None

@@ -3,6 +3,7 @@
 It is the same for every layer that sees the same keys, and found once.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -45,8 +46,10 @@ class About:
         place = (rows.rows.start, rows.first_key.tobytes(), rows.last_key.tobytes())
         found = self.extents.get(place)
         if found is None:
+            # Not itself: extents that know who keeps them would stay, patterns and all, until Python looks for cycles,
+            # which a service has it do seldom.
             found = Extent(
-                about=self,
+                about=dataclasses.replace(self, extents={}),
                 steps=rows.steps,
                 first_key=rows.first_key,
                 last_key=rows.last_key,

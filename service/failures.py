@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 10.0, 600.0
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(name: str, version: int, error: Exception) -> str:
     """Why a version could not be loaded, for those who asked for it; what nobody expected goes to the log as well."""
     if isinstance(error, BundleError | DeviceError | TextError | OSError):
         return str(error)
-    log.error("a version failed in an unknown way", exc_info=error)
+    log.error("%s/%d failed in an unknown way", name, version, exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 

@@ -58,7 +58,7 @@ class Guests:
                 self._guest = self._load(name, version)
             # Not only `BundleError`: a manifest that is whole but wrong fails somewhere in numpy or ONNX Runtime.
             except Exception as error:
-                reason = self._shorten(describe_error(error))[:1000]
+                reason = self._shorten(describe_error(name, version, error))[:1000]
                 raise Conflict(f"version {version} cannot be served: {reason}") from None
             return self._guest
 

@@ -52,9 +52,7 @@ async def answer_question(
     check_size(asked, layers, as_json=media_type == JSON, max_response_bytes=settings.max_response_bytes)
     sides = [(model, asked)]
     if question.compare is not None:
-        compare = question.compare
-        is_same = compare.model is None and compare.version is None
-        other = model if is_same else await _find_other(request, model, compare)
+        other = await _find_other(request, model, question.compare)
         sides.append((other, make_counterpart(asked, model, other)))
     num_bytes = sum(held_bytes(one, side.manifest) for side, one in sides)
     with budget.hold(num_bytes + answer_bytes(asked, layers)):
@@ -79,6 +77,9 @@ async def _find_other(request: Request, model: ServedModel, compare: Comparison)
         Unavailable: it does not answer.
         Overloaded: too many versions are waiting to be loaded.
     """
+    if compare.model is None and compare.version in (None, model.version):
+        # Not looked up: another version may be served by now.
+        return model
     name = model.name if compare.model is None else compare.model
     catalogue = get_catalogue(request)
     served, versions = catalogue.models.get(name), catalogue.versions.get(name)

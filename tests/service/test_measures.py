@@ -3,7 +3,9 @@
 All measures are held to their definitions in `test_attention.py`.
 """
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,20 @@ def test_heads_score_what_transformer_lens_gives_them(case, sparse, monkeypatch)
             # It divides by all rows, the first included, which has no token before it.
             ours = found["previous_token"] * (length - 1) / length
             np.testing.assert_allclose(ours, recorded["previous_token_head"], atol=1e-5)
+
+
+def test_what_was_found_goes_without_python_looking_for_cycles():
+    weights = np.tril(np.full((1, 6, 6), 0.2))
+    about = About(num_keys=6, ids=np.array([1, 2, 1, 2, 1, 2]))
+    gc.disable()
+    try:
+        diagnose([make_rows(weights)], NAMES, 1, about)
+        (extent,) = about.extents.values()
+        kept = weakref.ref(extent)
+        del extent, about
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_the_record_is_of_heads_that_are_and_heads_that_are_not():
