@@ -37,7 +37,7 @@ FROM source AS build-worker
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=bind,from=wheels,target=/wheels --mount=type=cache,target=/root/.cache/pip \
     /venv/bin/pip install --disable-pip-version-check -c constraints.txt --find-links /wheels \
-      ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} ".[export]" \
+      ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} ".[huggingface]" \
  && rm /venv/lib/python3*/site-packages/onnxruntime/capi/*_providers_[ct]*.so
 
 # What both are: a user of no rights, and folders that volumes take their owner from.
