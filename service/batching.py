@@ -112,6 +112,7 @@ class Batcher:
         due: float | None = None,
         stages: Stages | None = None,
         is_begun: bool = False,
+        num_more: int = 0,
         field: str = "sequences",
     ) -> "asyncio.Future[list[Answer]]":
         """Queue the jobs of one request; what is returned are all answers, in their order.
@@ -123,6 +124,7 @@ class Batcher:
             due: when nobody waits any more, by the clock.
             stages: told how long they waited and ran.
             is_begun: whether the request has been let in before, and goes on: then the queue has room.
+            num_more: steps that every sequence is going to grow by until the request is done.
             field: what the client called the sequences.
 
         Raises:
@@ -132,7 +134,7 @@ class Batcher:
             Unavailable: closed.
         """
         lengths = [len(job.sequence) for job in jobs]
-        self._admission.check_size(lengths, field)
+        self._admission.check_size(lengths, field, num_more)
         seconds = [self._cost.seconds_alone(length) for length in lengths]
         now, due = self._clock(), math.inf if due is None else due
         loop = asyncio.get_running_loop()

@@ -368,7 +368,11 @@ def test_a_sequence_that_never_fits_is_refused_at_the_door(make):
     assert [(fault.field, fault.message) for fault in caught.value.faults] == [("sequences[1]", message)]
     with pytest.raises(TooLarge, match=r"tokens\[0\]: expected at most 100 steps"):
         asyncio.run(batcher.submit([job(0, 101)], field="tokens"))
+    # One that is going to grow is measured by what becomes of it.
+    with pytest.raises(TooLarge, match=r"sequences\[1\]: expected at most 100 steps.*, got 60 and 41 more"):
+        asyncio.run(batcher.submit([job(0, 50), job(1, 60)], num_more=41))
     assert model.batches == []
+    assert numbers(asyncio.run(batcher.submit([job(1, 60)], num_more=40))) == [1]
     assert numbers(asyncio.run(batcher.submit([job(1, 100)]))) == [1]
 
 
