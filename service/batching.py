@@ -42,6 +42,8 @@ class Batcher:
         observer: told how long sequences waited, and of batches that failed.
         is_sound: asked after a sequence has failed alone whether others can still be answered.
         on_lost: told when they cannot; no work is taken any more.
+        on_idle: called, in a worker's thread, when there has been work and then none for a while.
+        idle_seconds: for how long.
         clock: seconds; that of deadlines.
     """
 
@@ -59,6 +61,8 @@ class Batcher:
         observer: Observer = NOBODY,
         is_sound: Callable[[], bool] = lambda: True,
         on_lost: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
+        idle_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -69,6 +73,9 @@ class Batcher:
         self._observer = observer
         self._is_sound = is_sound
         self._on_lost = on_lost
+        self._on_idle = on_idle
+        self._idle_seconds = idle_seconds
+        self._has_worked = False
         self._clock = clock
         self._queue = Queue()
         self._admission = Admission(
@@ -189,11 +196,10 @@ class Batcher:
         """Wait for work and take what should run together; nothing when closed and empty."""
         with self._choosing:
             while True:
+                self._await_work()
                 with self._changed:
-                    while not len(self._queue):
-                        if self._closed:
-                            return []
-                        self._changed.wait()
+                    if not len(self._queue):
+                        return []
                     if self._max_wait_ms and not self._closed:
                         self._changed.wait_for(lambda: self._closed, self._max_wait_ms / 1000)
                     snapshot = self._queue.snapshot()
@@ -218,6 +224,21 @@ class Batcher:
                 if batch:
                     return batch
 
+    def _await_work(self) -> None:
+        """Until something is queued, or the end."""
+        while True:
+            with self._changed:
+                patience = self._idle_seconds if self._has_worked else None
+                if self._changed.wait_for(lambda: self._closed or len(self._queue), patience):
+                    return
+                self._has_worked = False
+            # Not under the lock, for which `enqueue` would wait on the event loop.
+            try:
+                self._on_idle()
+            # Nothing depends on it; what is wrong shows in the next batch.
+            except Exception:
+                log.exception("what is done when nothing is to do failed")
+
     def _drop_late(self, present: list[Waiting]) -> list[Waiting]:
         """Leave out those who cannot be answered in time, if there are others; their own deadline tells them."""
         now, pace = self._clock(), self._admission.pace
@@ -225,6 +246,7 @@ class Batcher:
         return hopeful or present
 
     def _answer(self, batch: list[Waiting]) -> None:
+        self._has_worked = True
         begin = self._clock()
         expected = sum(waiting.seconds for waiting in batch)
         self._admission.begin(threading.get_ident(), begin, expected)

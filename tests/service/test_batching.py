@@ -499,3 +499,38 @@ def test_admission_knows_what_is_running_and_who_shares_the_last_batch(make):
         await asyncio.gather(first, waiting, let_in)
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no memory")])
+def test_when_work_is_over_it_is_said_once_and_then_work_goes_on(make, error, caplog):
+    said = threading.Semaphore(0)
+
+    def rest():
+        said.release()
+        if error is not None:
+            raise error
+
+    _, batcher = make(on_idle=rest, idle_seconds=1e-3)
+    assert not said.acquire(blocking=False)
+    for number in (1, 2, 3):
+        assert numbers(asyncio.run(batcher.submit([job(number)]))) == [number]
+        assert said.acquire(timeout=60)
+    # Nothing has come since.
+    batcher.close()
+    assert not said.acquire(blocking=False)
+    assert caplog.text.count("no memory") == (0 if error is None else 3)
+
+
+def test_it_is_not_said_while_work_waits(make):
+    said = []
+    model, batcher = make(Model(is_open=False), on_idle=lambda: said.append(len(model.batches)), idle_seconds=1e-3)
+
+    async def ask():
+        tasks = [await hold(model, batcher), asyncio.create_task(batcher.submit([job(1)]))]
+        await until(lambda: batcher.num_waiting == 1)
+        model.gate.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(ask())
+    batcher.close()
+    assert 1 not in said
