@@ -180,6 +180,8 @@ class Batcher:
                 self._answer(running)
                 # Whatever became of it.
                 self._rest()
+                # Who waits for the next batch does not keep the answers of this one.
+                running.clear()
         finally:
             # Reached by `close`, or by an error that should not exist; either way nobody is left waiting.
             self._fail_all(Unavailable(STOPPED), running)

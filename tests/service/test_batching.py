@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -534,3 +535,25 @@ def test_it_is_not_said_while_work_waits(make):
     asyncio.run(ask())
     batcher.close()
     assert 1 not in said
+
+
+def test_who_is_idle_keeps_no_answers(make):
+    answers, kept = [], []
+    is_over, said = threading.Event(), threading.Event()
+
+    def rest():
+        is_over.wait()
+        kept.extend(answer() is not None for answer in answers)
+        said.set()
+
+    class Watched(Model):
+        def run(self, jobs):
+            given = super().run(jobs)
+            answers.extend(map(weakref.ref, given))
+            return given
+
+    _, batcher = make(Watched(), on_idle=rest, idle_seconds=1e-3)
+    assert numbers(asyncio.run(batcher.submit([job(1), job(2)]))) == [1, 2]
+    is_over.set()
+    assert said.wait(timeout=60)
+    assert kept == [False, False]
