@@ -22,6 +22,7 @@ from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.configuration import describe_settings, read_settings
 from attnserve.service.exports.companion import find_companion
+from attnserve.service.head import BoundedHead
 from attnserve.service.metrics import Metrics
 from attnserve.service.settings import Settings
 
@@ -180,6 +181,7 @@ def serve(parsed: argparse.Namespace) -> int:
             on_loaded=companion.start if companion is not None else lambda: None,
             on_failure=stop,
         ),
+        http=BoundedHead,
         host=settings.host,
         port=settings.port,
         log_config=None,
