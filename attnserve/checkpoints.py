@@ -174,7 +174,7 @@ class Checkpoints:
             UnknownError: it has no such file.
             OSError: it cannot be removed.
         """
-        unknown = UnknownError(f"file: expected one of {name[:64]}, got {file[:64]!r}")
+        unknown = UnknownError(f"file: expected one that {name[:64]} has, got {file[:64]!r}")
         if file not in self.read_links(name):
             raise unknown
         folder = self.folder / name

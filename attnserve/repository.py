@@ -32,20 +32,26 @@ class Contents:
     """By model, oldest first."""
     unreadable: dict[str, str]
     """Why a model's folder cannot be read."""
+    trouble: str | None = None
+    """Why the repository itself cannot be read."""
 
 
 class Repository:
     """A folder of bundles.
 
     Raises:
-        BundleError: there is no such folder, or it is a model or bundle itself.
+        BundleError: there is no such folder, it cannot be read, or it is a model or bundle itself.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise BundleError(f"repository: expected a folder of bundles, got {self.folder}")
-        if (self.folder / MANIFEST_FILE).exists() or find_versions(self.folder):
+        try:
+            is_inside = (self.folder / MANIFEST_FILE).exists() or bool(find_versions(self.folder))
+        except OSError as error:
+            raise BundleError(f"repository: {_unreadable(self.folder, error)}") from None
+        if is_inside:
             raise BundleError(
                 f"repository: expected the folder above MODEL/VERSION, got a model or bundle: {self.folder}"
             )
@@ -53,14 +59,18 @@ class Repository:
     def find_models(self, known: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> Contents:
         """Models and their versions; temporary folders begin with a dot, and a model has a bundle at least.
 
+        A folder that cannot be read is its model's affair alone. Of a repository that cannot be, what is known remains.
+
         Args:
             known: versions found earlier, which a model whose folder cannot be read now still has.
-
-        Raises:
-            OSError: the repository cannot be read. A folder in it that cannot be is that model's affair alone.
         """
         versions, unreadable = {}, {}
-        for folder in sorted(self.folder.iterdir()):
+        try:
+            folders = sorted(self.folder.iterdir())
+        except OSError as error:
+            trouble = f"the repository cannot be read: {error.strerror}"
+            return Contents(versions=dict(known), unreadable={}, trouble=trouble)
+        for folder in folders:
             name = folder.name
             if not is_model_name(name):
                 continue
@@ -69,7 +79,7 @@ class Repository:
             except OSError as error:
                 if error.errno in ABSENT:
                     continue
-                unreadable[name] = f"{folder}: cannot be read: {error.strerror}"
+                unreadable[name] = _unreadable(folder, error)
                 found = known.get(name, ())
             if found or name in unreadable:
                 versions[name] = found
@@ -133,6 +143,10 @@ class Repository:
         return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path}: cannot be read: {error.strerror}"
+
+
 def find_versions(folder: Path) -> list[int]:
     """Versions of a model, oldest first; 10 comes after 9.
 
@@ -158,7 +172,7 @@ def _read_aliases(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         if error.errno in ABSENT:
             return None
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+        raise BundleError(_unreadable(path, error)) from None
     try:
         aliases: Any = json.loads(read_text(path, MAX_ALIASES_BYTES))
         aliases["active"]

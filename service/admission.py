@@ -53,23 +53,25 @@ class Admission:
         self.pace = 1.0
         """Seconds a second of estimated work has taken of late; less than 1 where batches save time."""
 
-    def check_size(self, lengths: Sequence[int], field: str) -> None:
+    def check_size(self, lengths: Sequence[int], field: str, num_more: int = 0) -> None:
         """Refuse what could never run.
 
         Args:
             lengths: of the sequences, in steps.
             field: what the client called them.
+            num_more: steps that each of them is going to grow by.
 
         Raises:
             TooLarge: a sequence needs more memory than a batch may, or there are more than the queue holds.
         """
         longest = max(lengths)
-        if self._cost.bytes_alone(longest) > self._max_batch_bytes:
+        if self._cost.bytes_alone(longest + num_more) > self._max_batch_bytes:
             fits = self._cost.longest_within(self._max_batch_bytes)
+            come = f"{longest} and {num_more} more" if num_more else str(longest)
             raise TooLarge.about(
                 f"{field}[{lengths.index(longest)}]",
                 f"expected at most {fits} steps, which is what fits in {self._max_batch_bytes:.0f} bytes of "
-                f"memory here, got {longest}",
+                f"memory here, got {come}",
             )
         if len(lengths) > self._max_queue:
             message = f"expected at most {self._max_queue} sequences in one request, got {len(lengths)}"

@@ -42,6 +42,8 @@ class Batcher:
         observer: told how long sequences waited, and of batches that failed.
         is_sound: asked after a sequence has failed alone whether others can still be answered.
         on_lost: told when they cannot; no work is taken any more.
+        on_idle: called, in a worker's thread, when there has been work and then none for a while.
+        idle_seconds: for how long.
         clock: seconds; that of deadlines.
     """
 
@@ -59,6 +61,8 @@ class Batcher:
         observer: Observer = NOBODY,
         is_sound: Callable[[], bool] = lambda: True,
         on_lost: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
+        idle_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -69,6 +73,9 @@ class Batcher:
         self._observer = observer
         self._is_sound = is_sound
         self._on_lost = on_lost
+        self._on_idle = on_idle
+        self._idle_seconds = idle_seconds
+        self._has_worked = False
         self._clock = clock
         self._queue = Queue()
         self._admission = Admission(
@@ -112,6 +119,7 @@ class Batcher:
         due: float | None = None,
         stages: Stages | None = None,
         is_begun: bool = False,
+        num_more: int = 0,
         field: str = "sequences",
     ) -> "asyncio.Future[list[Answer]]":
         """Queue the jobs of one request; what is returned are all answers, in their order.
@@ -123,6 +131,7 @@ class Batcher:
             due: when nobody waits any more, by the clock.
             stages: told how long they waited and ran.
             is_begun: whether the request has been let in before, and goes on: then the queue has room.
+            num_more: steps that every sequence is going to grow by until the request is done.
             field: what the client called the sequences.
 
         Raises:
@@ -132,7 +141,7 @@ class Batcher:
             Unavailable: closed.
         """
         lengths = [len(job.sequence) for job in jobs]
-        self._admission.check_size(lengths, field)
+        self._admission.check_size(lengths, field, num_more)
         seconds = [self._cost.seconds_alone(length) for length in lengths]
         now, due = self._clock(), math.inf if due is None else due
         loop = asyncio.get_running_loop()
@@ -171,6 +180,8 @@ class Batcher:
                 self._answer(running)
                 # Whatever became of it.
                 self._rest()
+                # Who waits for the next batch does not keep the answers of this one.
+                running.clear()
         finally:
             # Reached by `close`, or by an error that should not exist; either way nobody is left waiting.
             self._fail_all(Unavailable(STOPPED), running)
@@ -187,11 +198,10 @@ class Batcher:
         """Wait for work and take what should run together; nothing when closed and empty."""
         with self._choosing:
             while True:
+                self._await_work()
                 with self._changed:
-                    while not len(self._queue):
-                        if self._closed:
-                            return []
-                        self._changed.wait()
+                    if not len(self._queue):
+                        return []
                     if self._max_wait_ms and not self._closed:
                         self._changed.wait_for(lambda: self._closed, self._max_wait_ms / 1000)
                     snapshot = self._queue.snapshot()
@@ -216,6 +226,21 @@ class Batcher:
                 if batch:
                     return batch
 
+    def _await_work(self) -> None:
+        """Until something is queued, or the end."""
+        while True:
+            with self._changed:
+                patience = self._idle_seconds if self._has_worked else None
+                if self._changed.wait_for(lambda: self._closed or len(self._queue), patience):
+                    return
+                self._has_worked = False
+            # Not under the lock, for which `enqueue` would wait on the event loop.
+            try:
+                self._on_idle()
+            # Nothing depends on it; what is wrong shows in the next batch.
+            except Exception:
+                log.exception("what is done when nothing is to do failed")
+
     def _drop_late(self, present: list[Waiting]) -> list[Waiting]:
         """Leave out those who cannot be answered in time, if there are others; their own deadline tells them."""
         now, pace = self._clock(), self._admission.pace
@@ -223,6 +248,7 @@ class Batcher:
         return hopeful or present
 
     def _answer(self, batch: list[Waiting]) -> None:
+        self._has_worked = True
         begin = self._clock()
         expected = sum(waiting.seconds for waiting in batch)
         self._admission.begin(threading.get_ident(), begin, expected)

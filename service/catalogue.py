@@ -68,7 +68,7 @@ class Catalogue:
         self._clock = clock
         self._changing = threading.Lock()
         self._stopping = threading.Event()
-        self._is_empty = False
+        self._trouble: str | None = None
         self._tuner = make_tuner(settings)
         self.guests = Guests(self._load, self._shorten, clock)
 
@@ -118,13 +118,15 @@ class Catalogue:
         """Look at the repository, and serve what it says."""
         contents = self.repository.find_models(self.versions)
         with self._changing:
+            trouble = contents.trouble
             # A disk that is gone looks like a repository without models, and all of them are in memory.
             if not contents.versions and self.models:
-                if not self._is_empty:
-                    log.error("%s holds no bundles any more; what is loaded is kept", self.repository.folder)
-                self._is_empty = True
+                trouble = "the repository holds no bundles any more"
+            if trouble not in (None, self._trouble):
+                log.error("%s; what is loaded is kept: %s", trouble, self.repository.folder)
+            self._trouble = trouble
+            if trouble is not None:
                 return
-            self._is_empty = False
             self._contents = contents
             for name in self.models.keys() - self.versions.keys():
                 self._retire(name)
@@ -150,8 +152,9 @@ class Catalogue:
         with self._changing:
             self._contents = contents
             self._check_name(name)
-            if name in contents.unreadable:
-                raise Conflict(self._shorten(contents.unreadable[name]))
+            reason = contents.trouble or contents.unreadable.get(name)
+            if reason is not None:
+                raise Conflict(self._shorten(reason))
             versions = contents.versions[name]
             chosen = versions[-1] if version is None else version
             if chosen not in versions:

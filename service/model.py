@@ -14,7 +14,7 @@ from attnserve.kernels import find_kernels
 from attnserve.machine import count_cores, free_memory, memory_limit
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
-from attnserve.service.engine import Engine
+from attnserve.service.engine import SHRINK_SECONDS, Engine
 from attnserve.service.live_heads import LiveHeads
 from attnserve.service.observer import Observer, Observers
 from attnserve.service.sequences import Reader
@@ -107,6 +107,8 @@ def load_model(
         observer=engine.observer,
         is_sound=engine.is_sound,
         on_lost=on_lost,
+        on_idle=engine.shrink,
+        idle_seconds=SHRINK_SECONDS,
     )
     model = ServedModel(
         name=name,

@@ -14,6 +14,7 @@ from attnserve.service.problems import (
     DeadlineExceeded,
     Forbidden,
     Gone,
+    HeadTooLarge,
     InsufficientStorage,
     InternalError,
     Invalid,
@@ -93,6 +94,7 @@ def _example_of(problem: type[Problem]) -> dict[str, Any]:
         PreconditionFailed: ("If-None-Match", "expected no such file, got one that is there"),
         TooLarge: ("top_k", "sequences x positions x top_k may be at most 65536, got 80000"),
         UnsupportedMediaType: ("Content-Type", f"expected {JSON}, got 'text/plain'"),
+        HeadTooLarge: ("head", "expected at most 65536 bytes of path and headers, got more"),
         Invalid: ("sequences[0][3]", "expected an integer id from 0 to 7, got the string 'x'"),
     }
     details = {

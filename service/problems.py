@@ -127,6 +127,12 @@ class Overloaded(Problem):
     status, title = 429, "Overloaded"
 
 
+class HeadTooLarge(Problem):
+    """Path and headers are larger than any request needs; nobody has looked at them."""
+
+    status, title = 431, "Head too large"
+
+
 class InternalError(Problem):
     """A bug or a broken device; the log has the details, the answer does not."""
 

@@ -125,7 +125,11 @@ def parse_question(fields: dict[str, Any], reader: Reader, inputs: Sequence[Inpu
     is_paired = "pairs" in fields
     if quantity in ("qk", "metric"):
         _check_layers(quantity, layers, is_paired, reader, prefix)
-    names = _parse_diagnostics(fields, reader, is_paired, prefix) if quantity == "diagnostics" else ()
+    if quantity == "diagnostics":
+        names = _parse_diagnostics(fields, reader, is_paired, prefix)
+    else:
+        names = ()
+        _check_maps(fields, prefix)
     special_tokens = parse_choice(fields, "special_tokens", SPECIAL, prefix)
     special: list[NDArray[np.bool_]] = []
     if special_tokens != "keep" or "special" in names:
@@ -185,6 +189,14 @@ def _check_layers(quantity: str, layers: list[int], is_paired: bool, reader: Rea
         raise Invalid.about(
             f"{prefix}quantity", "none of the layers asked for has a metric; expected an elliptical one"
         )
+
+
+def _check_maps(fields: dict[str, Any], prefix: str) -> None:
+    """Refuse what a map would leave out: whoever asks for both would take it for an answer without measures."""
+    for name in ("diagnostics", "exclude_bos", "exclude_current_token"):
+        if fields.get(name, False) is not False:
+            message = f"expected only with the quantity diagnostics, got {describe(fields[name])}"
+            raise Invalid.about(f"{prefix}{name}", message)
 
 
 def _parse_dtype(fields: dict[str, Any], quantity: str, prefix: str) -> str:

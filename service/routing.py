@@ -23,7 +23,7 @@ from attnserve.service.model import ServedModel
 from attnserve.service.openapi import describe_problems
 from attnserve.service.passes import make_jobs
 from attnserve.service.preprocess import PredictRequest
-from attnserve.service.problems import Forbidden, NotFound, Unauthorized, Unavailable
+from attnserve.service.problems import Forbidden, HeadTooLarge, NotFound, Problem, Unauthorized, Unavailable
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 from attnserve.service.stages import Stages
@@ -53,11 +53,12 @@ class PlainRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
         need = need_of(endpoint)
+        problems: tuple[type[Problem], ...] = (HeadTooLarge,)
         if need is not Need.NOTHING:
-            problems = (Unauthorized,) if need is Need.KEY else (Unauthorized, Forbidden)
-            options["responses"] = {**(options.get("responses") or {}), **describe_problems(*problems)}
+            problems += (Unauthorized,) if need is Need.KEY else (Unauthorized, Forbidden)
             security = {"security": describe_security(need)}
             options["openapi_extra"] = {**(options.get("openapi_extra") or {}), **security}
+        options["responses"] = {**(options.get("responses") or {}), **describe_problems(*problems)}
         super().__init__(path, endpoint, **options)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:

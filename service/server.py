@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import gc
 import ipaddress
 import logging
@@ -22,6 +23,7 @@ from attnserve.service.app import create_app
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.configuration import describe_settings, read_settings
 from attnserve.service.exports.companion import find_companion
+from attnserve.service.head import BoundedHead
 from attnserve.service.metrics import Metrics
 from attnserve.service.settings import Settings
 
@@ -115,14 +117,32 @@ def check_kernels(settings: Settings) -> None:
         raise ValueError(f"--kernels (ATTNSERVE_KERNELS): expected a library that loads, got {library}: {reason}")
 
 
-def open_listener(config: uvicorn.Config) -> socket.socket:
+def open_listener(host: str, port: int) -> socket.socket:
     """The bound socket, whose connections send what they have at once.
 
-    Head and body of an answer are two writes. asyncio would see to it, but not on a socket made without a protocol
-    number, as uvicorn's is; the body then waits for the client's delayed acknowledgement, 40 ms.
+    Raises:
+        ValueError: the port is somebody else's, or the address is not this machine's.
     """
-    listener = config.bind_socket()
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        return _bind(host, port)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            message = f"--port (ATTNSERVE_PORT): expected one that is free and may be taken, got {port}"
+        else:
+            message = f"--host (ATTNSERVE_HOST): expected an address of this machine, got {host!r}"
+        raise ValueError(f"{message}: {error.strerror}") from None
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Head and body of an answer are two writes; else the body waits for the delayed acknowledgement, 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -180,6 +200,7 @@ def serve(parsed: argparse.Namespace) -> int:
             on_loaded=companion.start if companion is not None else lambda: None,
             on_failure=stop,
         ),
+        http=BoundedHead,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -199,7 +220,8 @@ def serve(parsed: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, obey)
     # Bound here, not by uvicorn: a port that is taken is known before models are loaded.
-    listener = open_listener(config)
+    listener = open_listener(settings.host, settings.port)
+    log.info("listening on %s, port %d", settings.host, listener.getsockname()[1])
     try:
         server.run([listener])
     finally:

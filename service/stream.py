@@ -99,16 +99,18 @@ async def answer_continuation(
     """
     assert asked.continuation is not None
     stages, is_begun = get_stages(request), False
+    # The first step asks for all: one that would outgrow a batch halfway does not begin.
+    num_more = asked.continuation.num_tokens - 1
 
     async def submit(jobs: Sequence[Job]) -> list[Answer]:
-        nonlocal is_begun
-        working = model.batcher.enqueue(jobs, due=deadline.at, stages=stages, is_begun=is_begun)
+        nonlocal is_begun, num_more
+        working = model.batcher.enqueue(jobs, due=deadline.at, stages=stages, is_begun=is_begun, num_more=num_more)
         try:
             async with asyncio.timeout_at(deadline.at):
                 answers = await while_connected(request, working)
         except TimeoutError:
             raise deadline.problem from None
-        is_begun = True
+        is_begun, num_more = True, num_more - 1
         return answers
 
     grown = await _compute(sum(asked.lengths), _begin, asked, model.reader)

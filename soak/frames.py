@@ -9,12 +9,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from attnserve.service.engine import SHRINK_SECONDS
 from attnserve.service.oip.request import HEADER
 from soak.connection import Connection, Question, Reply
 from soak.crowd import Crowd
 from soak.mutations import Frame, make_frame, mutate
-from soak.server import Server, serving
+from soak.server import SETTLE_S, Server, serving
 from soak.verdict import Report, check_growth, check_zero
 
 # Caches and heaps fill up for the first third of them.
@@ -50,10 +49,9 @@ async def _send(server: Server, scale: float) -> Report:
     num_wrong = 0
     for _ in range(10):
         await crowd.ask(count // 10)
-        # What the frames needed is given back by the first run after this. What is left is what they left behind.
-        await asyncio.sleep(SHRINK_SECONDS if scale >= 1 else 0)
         for frame, expected in zip(frames, truth, strict=True):
             num_wrong += not is_close(await _ask_good(connection, frame.as_question()), expected)
+        await asyncio.sleep(SETTLE_S if scale >= 1 else 0)
         resident.append(server.resident_mib)
     await crowd.close()
     await connection.close()

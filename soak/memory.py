@@ -7,7 +7,7 @@ import numpy as np
 
 from soak.crowd import Crowd
 from soak.questions import Asked, describe_model, draw_mixed
-from soak.server import REFERENCE, Server, copy_models, copy_reference, serving
+from soak.server import REFERENCE, SETTLE_S, Server, copy_models, copy_reference, serving
 from soak.verdict import Report, check_growth, check_zero, percent_change
 
 MODEL = "nt-expressive"
@@ -19,7 +19,7 @@ SHORTEST = 8
 
 
 def run(repository: Path, work: Path, scale: float) -> Report:
-    """Ask both models, and look at the memory of each server after every tenth."""
+    """Ask both models, and look at what memory each server has when it is idle after every tenth."""
     small = copy_models(repository, [MODEL], work / "small")
     reference = copy_reference(work / "reference")
     reports = []
@@ -43,6 +43,7 @@ async def _watch(server: Server, asked: Asked, count: int, scale: float) -> Repo
     resident = []
     for _ in range(NUM_PARTS):
         await crowd.ask(max(1, round(count * scale / NUM_PARTS)))
+        await asyncio.sleep(SETTLE_S if scale >= 1 else 0)
         resident.append(server.resident_mib)
         print(f"  {asked.name}: {resident[-1]:.1f} MiB after {crowd.num_answers} answers", flush=True)
     await crowd.close()

@@ -15,10 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnserve.service.engine import SHRINK_SECONDS
 from benchmarks.reference import export_reference, name_reference
 
 SERVE = ("-m", "attnserve", "serve")
 START_S, STOP_S = 120, 60
+# When nothing has come for a while, a service gives back what it needed. What is left is what requests left behind.
+SETTLE_S = SHRINK_SECONDS + 2
 VARIANT = "expressive"
 REFERENCE = name_reference(VARIANT)
 

@@ -8,14 +8,12 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 from urllib.parse import quote
 
-import numpy as np
-
 from attnserve.address import API_KEY, URL, Names, choose_api_key, choose_url
 from attnserve.client.answers import Generated, Model, Predicted, read_generated, read_model, read_predicted
 from attnserve.client.attention import Attention, read_attention
 from attnserve.client.capture import Capture
 from attnserve.client.publishing import Export, Tell, push_folder, run_export
-from attnserve.client.question import Indices, Question
+from attnserve.client.question import Indices, Question, to_json
 from attnserve.client.transport import Transport
 from attnserve.push import Pushed
 from attnserve.remote import TIMEOUT_S, Remote
@@ -160,7 +158,12 @@ class Client:
             positions: as in `predict`.
             timeout_ms: a deadline.
             question: fields of docs/attention-api.md.
+
+        Raises:
+            ValueError: it is a dry run, which `plan` is for.
         """
+        if "dry_run" in question:
+            raise ValueError("dry_run: expected none; plan() says what an answer would be")
         body = _body(sequences, top_k=top_k, positions=positions, timeout_ms=timeout_ms, **question)
         return self._transport.ask_tensors("POST", f"{_place(model, version)}/attention", body, read=read_attention)
 
@@ -259,12 +262,5 @@ def _place(model: str, version: int | None) -> str:
 def _body(sequences: Sequences, **fields: Any) -> dict[str, Any]:
     if isinstance(sequences, str | bytes):
         raise ValueError(f"sequences: expected a list of sequences, got a single text; [{sequences[:16]!r}, ...]")
-    body = {"sequences": _to_json(sequences), **fields}
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def _to_json(value: Any) -> Any:
-    """Arrays, and numbers of numpy, as JSON has them; lists are looked into."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
+    body = {"sequences": sequences, **fields}
+    return {name: to_json(name, value) for name, value in body.items() if value is not None}

@@ -42,7 +42,7 @@ async def find_file(request: Request, name: Name, file: File) -> Response:
     uploads = _uploads(request)
     stored = await uploads.ask(uploads.checkpoints.find, name, file)
     if stored is None:
-        raise NotFound.about("file", f"expected one of {name[:64]}, got {file[:64]!r}")
+        raise NotFound.about("file", f"expected one that {name[:64]} has, got {file[:64]!r}")
     return Response(headers={"ETag": tag_of(stored.sha256), "Content-Length": str(stored.num_bytes)})
 
 

@@ -180,7 +180,7 @@ def test_a_file_is_removed_and_the_checkpoint_with_the_last_one(store):
     store.remove_file("mine", "config.json")
     assert list(store.describe("mine")) == ["model.safetensors"]
     for file in ("config.json", "notes.txt", "../mine/model.safetensors"):
-        with pytest.raises(UnknownError, match=r"^file: expected one of mine, got '"):
+        with pytest.raises(UnknownError, match=r"^file: expected one that mine has, got '"):
             store.remove_file("mine", file)
     store.remove_file("mine", "model.safetensors")
     assert list(store.describe_all()) == []

@@ -117,6 +117,19 @@ def test_no_folder(tmp_path):
             Repository(tmp_path / place)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE], ids=errno.errorcode.get)
+def test_a_repository_that_cannot_be_read(tmp_path, make_unreadable, number):
+    add(tmp_path, "a/1")
+    repository = Repository(tmp_path)
+    known = repository.find_models().versions
+    make_unreadable(tmp_path, number)
+    contents = repository.find_models(known)
+    trouble = f"the repository cannot be read: {os.strerror(number)}"
+    assert (contents.versions, contents.unreadable, contents.trouble) == (known, {}, trouble)
+    with pytest.raises(BundleError, match=f"repository: {tmp_path}: cannot be read: {os.strerror(number)}"):
+        Repository(tmp_path)
+
+
 @pytest.mark.parametrize("inside", ["a", "a/1"])
 def test_a_folder_below_the_repository_is_refused_with_the_right_one(tmp_path, inside):
     add(tmp_path, "a/1")

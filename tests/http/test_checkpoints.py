@@ -111,7 +111,9 @@ def test_a_file_is_replaced_and_goes(served):
     assert (head.headers["Content-Length"], head.content) == ("5", b"")
     assert served.client.head(WEIGHTS.replace("model.safetensors", "card.json")).status_code == 404
     assert served.client.delete(WEIGHTS).status_code == 204
-    assert check_problem(served.client.delete(WEIGHTS), 404) == "file: expected one of mine, got 'model.safetensors'"
+    assert (
+        check_problem(served.client.delete(WEIGHTS), 404) == "file: expected one that mine has, got 'model.safetensors'"
+    )
     assert check_problem(served.client.get("/v1/checkpoints/mine"), 404).startswith("name: expected one that was upl")
 
 

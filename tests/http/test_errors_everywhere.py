@@ -68,7 +68,7 @@ ROUTES = {
 # FastAPI's own.
 PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 # Whoever asks, whatever for.
-ANYWHERE = {"500", "default", "200", "201", "202", "204", "401", "403"}
+ANYWHERE = {"500", "default", "200", "201", "202", "204", "401", "403", "431"}
 PATHS = {route.split()[-1] for route in ROUTES}
 NAMES = {"model": "tiny", "version": 1, "name": "mine", "file": "model.safetensors", "id": job_id(1)}
 KEPT, OVER = (CaptureId(name="a" * 16, expires=end) for end in (4_000_000_000, 1))

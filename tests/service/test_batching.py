@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -368,7 +369,11 @@ def test_a_sequence_that_never_fits_is_refused_at_the_door(make):
     assert [(fault.field, fault.message) for fault in caught.value.faults] == [("sequences[1]", message)]
     with pytest.raises(TooLarge, match=r"tokens\[0\]: expected at most 100 steps"):
         asyncio.run(batcher.submit([job(0, 101)], field="tokens"))
+    # One that is going to grow is measured by what becomes of it.
+    with pytest.raises(TooLarge, match=r"sequences\[1\]: expected at most 100 steps.*, got 60 and 41 more"):
+        asyncio.run(batcher.submit([job(0, 50), job(1, 60)], num_more=41))
     assert model.batches == []
+    assert numbers(asyncio.run(batcher.submit([job(1, 60)], num_more=40))) == [1]
     assert numbers(asyncio.run(batcher.submit([job(1, 100)]))) == [1]
 
 
@@ -495,3 +500,60 @@ def test_admission_knows_what_is_running_and_who_shares_the_last_batch(make):
         await asyncio.gather(first, waiting, let_in)
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no memory")])
+def test_when_work_is_over_it_is_said_once_and_then_work_goes_on(make, error, caplog):
+    said = threading.Semaphore(0)
+
+    def rest():
+        said.release()
+        if error is not None:
+            raise error
+
+    _, batcher = make(on_idle=rest, idle_seconds=1e-3)
+    assert not said.acquire(blocking=False)
+    for number in (1, 2, 3):
+        assert numbers(asyncio.run(batcher.submit([job(number)]))) == [number]
+        assert said.acquire(timeout=60)
+    # Nothing has come since.
+    batcher.close()
+    assert not said.acquire(blocking=False)
+    assert caplog.text.count("no memory") == (0 if error is None else 3)
+
+
+def test_it_is_not_said_while_work_waits(make):
+    said = []
+    model, batcher = make(Model(is_open=False), on_idle=lambda: said.append(len(model.batches)), idle_seconds=1e-3)
+
+    async def ask():
+        tasks = [await hold(model, batcher), asyncio.create_task(batcher.submit([job(1)]))]
+        await until(lambda: batcher.num_waiting == 1)
+        model.gate.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(ask())
+    batcher.close()
+    assert 1 not in said
+
+
+def test_who_is_idle_keeps_no_answers(make):
+    answers, kept = [], []
+    is_over, said = threading.Event(), threading.Event()
+
+    def rest():
+        is_over.wait()
+        kept.extend(answer() is not None for answer in answers)
+        said.set()
+
+    class Watched(Model):
+        def run(self, jobs):
+            given = super().run(jobs)
+            answers.extend(map(weakref.ref, given))
+            return given
+
+    _, batcher = make(Watched(), on_idle=rest, idle_seconds=1e-3)
+    assert numbers(asyncio.run(batcher.submit([job(1), job(2)]))) == [1, 2]
+    is_over.set()
+    assert said.wait(timeout=60)
+    assert kept == [False, False]

@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -376,6 +377,27 @@ def test_a_repository_that_vanishes_takes_nothing_with_it(world, caplog):
     assert world.served == {"a": 2, "b": 1, "c": 1}
 
 
+def test_a_repository_that_cannot_be_read_takes_nothing_with_it(world, monkeypatch, caplog):
+    def refuse(folder):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    catalogue = world.make()
+    catalogue.load()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refuse)
+        for _ in range(5):
+            catalogue.refresh()
+        with pytest.raises(Conflict, match=r"^the repository cannot be read: Stale file handle$"):
+            catalogue.activate("a", 1)
+        assert world.served == {"a": 1, "b": 1, "c": 1}
+        assert catalogue.versions == {"a": (1,), "b": (1,), "c": (1,)}
+    assert caplog.text.count("the repository cannot be read: Stale file handle; what is loaded is kept") == 1
+    assert "Traceback" not in caplog.text
+    world.add("a/2")
+    catalogue.refresh()
+    assert world.served == {"a": 2, "b": 1, "c": 1}
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
 def test_a_model_that_cannot_be_read_is_that_models_affair(world, make_unreadable, caplog, number):
     world.add("a/2")
@@ -499,11 +521,11 @@ def until(condition):
     pytest.fail("it did not happen")
 
 
-def test_watching_outlives_a_repository_that_cannot_be_read(world, monkeypatch, caplog):
+def test_watching_outlives_an_error_that_nobody_expected(world, monkeypatch, caplog):
     catalogue = world.make()
     catalogue.load()
     with monkeypatch.context() as patched:
-        patched.setattr(catalogue.repository, "find_models", raising(OSError("Stale file handle")))
+        patched.setattr(catalogue.repository, "find_models", raising(ZeroDivisionError()))
         thread = watch(catalogue)
         try:
             until(lambda: caplog.text.count("the repository cannot be followed") > 1)

@@ -219,5 +219,24 @@ def test_memory_is_given_back_now_and_then(bundles, monkeypatch):
         engine.run_lengths([3, 5])
     assert seen == [True, False, False, True, False, True]
     assert trimmed == [1, 4, 6]
+
+
+def test_memory_is_given_back_when_told_and_nobody_is_told(bundles, monkeypatch):
+    told = []
+    observer = SimpleNamespace(ran=lambda batch: told.append(batch.lengths))
+    engine = Engine(bundles / "tiny" / "1", device="cpu", num_threads=1, observer=observer)
+    run, seen = engine.runtime.run, []
+
+    def watched(*arguments, shrink=False):
+        seen.append(shrink)
+        return run(*arguments, shrink=shrink)
+
+    monkeypatch.setattr(engine.runtime, "run", watched)
+    trimmed = []
+    monkeypatch.setattr("attnserve.service.engine.trim_malloc", lambda: trimmed.append(len(seen)))
     engine.shrink()
-    assert seen[-1]
+    # Just done: the next batch does not do it again.
+    engine.run_lengths([3, 5])
+    assert seen == [True, False]
+    assert trimmed == [1]
+    assert told == [[3, 5]]

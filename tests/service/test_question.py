@@ -157,6 +157,11 @@ WRONG = [
     ({"quantity": "maps"}, "quantity: expected one of diagnostics, weights, .*, got the string 'maps'"),
     ({"diagnostics": ["entropie"]}, r"diagnostics\[0\]: expected one of entropy, .*, got the string 'entropie'"),
     ({"diagnostics": "some"}, 'diagnostics: expected "cheap", "all" or a list of at least one of entropy'),
+    ({"diagnostics": ["sink"], "quantity": "weights"}, "diagnostics: expected only with the quantity diagnostics, got"),
+    (
+        {"exclude_bos": True, "quantity": "weights"},
+        "exclude_bos: expected only with the quantity diagnostics, got true",
+    ),
     ({"special_tokens": "hide"}, "special_tokens: expected one of keep, drop, drop_renormalise"),
     ({"exclude_bos": 1}, "exclude_bos: expected true or false, got the number 1"),
     ({"reduce": "mean"}, "reduce: expected an object, got the string 'mean'"),

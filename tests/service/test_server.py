@@ -4,7 +4,6 @@ import json
 import socket
 
 import pytest
-import uvicorn
 
 from attnserve.cli import main
 from attnserve.service import server
@@ -39,12 +38,26 @@ def names(monkeypatch):
 
 
 def test_connections_send_at_once():
-    with open_listener(uvicorn.Config(None, host="127.0.0.1", port=0, log_config=None)) as listener:
+    with open_listener("127.0.0.1", 0) as listener:
         listener.listen()
         with socket.create_connection(listener.getsockname()):
             accepted, _ = listener.accept()
             with accepted:
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"^--port \(ATTNSERVE_PORT\): .*, got {port}: Address already in use$"):
+            open_listener("127.0.0.1", port)
+
+
+# Documentation addresses; a link-local one lacks its network.
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "nobody.invalid"])
+def test_an_address_of_another_machine_is_named(host):
+    with pytest.raises(ValueError, match=rf"^--host \(ATTNSERVE_HOST\): .*, got '{host}': "):
+        open_listener(host, 0)
 
 
 @pytest.mark.parametrize("host", [*PUBLIC, "link.example"])

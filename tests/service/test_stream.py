@@ -39,11 +39,14 @@ class Script:
         self.error, self.fails_at = error, fails_at
         self.num_steps = 0
         self.gate = None
+        self.announced = []
+        """Steps that sequences were said to grow by, at every step."""
 
     def enqueue(self, jobs, **options):
         return asyncio.ensure_future(self.answer(jobs, **options))
 
-    async def answer(self, jobs, *, stages, is_begun, **_):
+    async def answer(self, jobs, *, stages, is_begun, num_more, **_):
+        self.announced.append(num_more)
         # Only what was let in before is let in whatever waits.
         assert is_begun == (self.num_steps > 0)
         if self.gate is not None:
@@ -239,6 +242,13 @@ def test_where_the_time_of_all_steps_went(reader, media_type):
         (0, count - 0.75, count),
         (0.25, count - 0.25, count),
     ]
+
+
+@pytest.mark.parametrize("media_type", [JSON, EVENTS])
+def test_what_will_become_of_a_sequence_is_said_before_it_begins(reader, media_type):
+    model, asked = start(reader, [[1, 2], [3]], [[5, 6, 7], [7, 8, 9]])
+    run(model, asked, media_type)
+    assert model.batcher.announced == [2, 1, 0]
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("stopped")], ids=lambda error: error.title)

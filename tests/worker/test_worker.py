@@ -37,13 +37,13 @@ def read_process(folder: Path) -> int:
 
 
 def suspend(worker, database: Path) -> None:
-    """Stop a process, but not while it has the database for itself: SQLite would be stopped for all."""
+    """Stop a process, but not while it reads or writes the database: SQLite would be stopped for all."""
     while True:
         worker.send_signal(signal.SIGSTOP)
         wait_until(lambda: set(read_states(worker.pid)) == {"T"})
         with contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN EXCLUSIVE")
                 return
             except sqlite3.OperationalError:
                 worker.send_signal(signal.SIGCONT)

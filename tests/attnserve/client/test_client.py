@@ -56,6 +56,19 @@ def test_a_single_text_is_no_list_of_sequences(client):
         client.predict("tiny", "a text")
 
 
+def test_a_dry_run_is_a_plan(client):
+    with pytest.raises(ValueError, match=r"^dry_run: expected none; plan\(\)"):
+        client.attention("tiny", [SEQUENCE], dry_run=True)
+
+
+def test_selections_may_be_arrays_and_ranges(client):
+    sequences, selected = [SEQUENCE], {"layers": range(2), "queries": np.array([0, -1])}
+    attention = client.attention(
+        "tiny", sequences, quantity="weights", compare={"sequences": np.array(sequences)}, **selected
+    )
+    assert attention["weights"].shape == attention["comparison.weights"].shape == (2, 2, 2, 5)
+
+
 def test_a_model_goes_on(client, server):
     generated = client.generate("tiny", [SEQUENCE], 3, temperature=1.0, top_k=5, seed=7)
     body = {"sequences": [SEQUENCE], "continue": 3, "temperature": 1.0, "top_k": 5, "seed": 7}
