@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -24,7 +25,9 @@ from attnserve.models.huggingface import HuggingFaceError, PackedModel, Settings
 from attnserve.models.huggingface.checkpoint import INDEX_FILE
 from attnserve.models.huggingface.inspection import Inspection, max_length_of, sample_ids
 from attnserve.models.huggingface.settings import read_settings
+from attnserve.models.huggingface.shared import shares_layers, unshare
 from attnserve.models.prediction import predict_packed
+from attnserve.packing import add_leading_row
 from attnserve.publish import check_destination
 from attnserve.text import TextReader, read_tokenizer
 
@@ -34,6 +37,8 @@ TASKS = {
     "ForMaskedLM": "fill_mask",
     "ForTokenClassification": "classify_token",
     "ForSequenceClassification": "classify_sequence",
+    "ForImageClassification": "classify_sequence",
+    "ForImageClassificationWithTeacher": "classify_sequence",
 }
 """Task by the end of a class's name. `fill_mask` is `classify_token`, with the vocabulary for classes."""
 POOLINGS = ("first", "last", "mean")
@@ -122,6 +127,10 @@ def read_folder(
     if seen.refusals:
         raise HuggingFaceError("; ".join(seen.refusals))
     stock = StockModel(model, settings.variant)
+    if shares_layers(model):
+        unshare(model)
+        seen = inspect(model, settings)
+        assert not seen.refusals
     packed, interface = _pack(model, stock, seen, settings, task, tokenizer if tokenizer.exists() else None)
     files = [*FILES, INDEX_FILE, *sorted(path.name for path in folder.glob("model-*.safetensors"))]
     return Order(
@@ -176,22 +185,17 @@ def _pack(
     if found is None or task not in ("auto", found):
         expected = f"a class that ends with {', '.join(TASKS)}" if found is None else f"auto or {found}"
         raise HuggingFaceError(f"task: expected {expected}, got {kind if found is None else task}")
-    config = model.config
-    size = config.get_text_config().vocab_size
-    options: dict[str, Any] = {"task": found, "vocabulary_size": size}
-    if found == "fill_mask":
-        options |= {"task": "classify_token", "num_classes": size, "labels": _spell(tokenizer, size)}
-    elif found != "next_token":
-        options |= {"num_classes": config.num_labels, "labels": _labels(config)}
-    pad = stock.pad
-    offsets = [0] if pad is None else [0, pad + 1]
-    poolings: list[str | None] = list(POOLINGS) if found == "classify_sequence" else [None]
-    sequences = [stock.readable(sample_ids(model, length)[0].numpy()) for length in LENGTHS]
+    limit = max_length_of(model.config) if stock.patches is None else stock.patches.num_steps
+    options = {**_reads(model, stock), **_answers(model.config, found, tokenizer)}
+    offsets = [0] if stock.pad is None else [0, stock.pad + 1]
+    poolings: list[str | None] = list(POOLINGS) if options["task"] == "classify_sequence" else [None]
+    sequences = _samples(model, stock)
     truth = [stock.answer(sequence).logits[0] for sequence in sequences]
+    packed = PackedModel(model, seen, settings)
     for offset in offsets:
-        packed = PackedModel(model, seen, settings, offset=offset)
+        packed.offset = offset
         for pooling in poolings:
-            interface = Interface(max_length=max_length_of(config) - offset, pooling=pooling, **options)
+            interface = Interface(max_length=limit - offset, pooling=pooling, **options)
             if _agrees(packed, interface, sequences, truth):
                 if tokenizer is not None:
                     read_tokenizer(tokenizer, interface)
@@ -200,6 +204,34 @@ def _pack(
     raise HuggingFaceError(
         f"{kind}: packed, it does not answer as it does by itself: expected a model that counts {tried} as others do"
     )
+
+
+def _reads(model: PreTrainedModel, stock: StockModel) -> dict[str, Any]:
+    """What it reads: ids, or the patches of an image, after the first of the rows that go before them."""
+    patches = stock.patches
+    if patches is None:
+        return {"vocabulary_size": model.config.get_text_config().vocab_size}
+    return {"num_features": patches.num_features, "leading_row": patches.num_leading > 0}
+
+
+def _answers(config: Any, task: str, tokenizer: Path | None) -> dict[str, Any]:
+    """What it answers."""
+    if task == "next_token":
+        return {"task": task}
+    if task == "fill_mask":
+        size = config.get_text_config().vocab_size
+        return {"task": "classify_token", "num_classes": size, "labels": _spell(tokenizer, size)}
+    return {"task": task, "num_classes": config.num_labels, "labels": _labels(config)}
+
+
+def _samples(model: PreTrainedModel, stock: StockModel) -> list[NDArray[Any]]:
+    """Sequences of a few lengths, and a whole image."""
+    if stock.patches is None:
+        return [stock.readable(sample_ids(model, length)[0].numpy()) for length in LENGTHS]
+    patches, generator = stock.patches, np.random.default_rng(0)
+    lengths = sorted({min(length, patches.num_steps) for length in (*LENGTHS, patches.num_steps)})
+    sequences = [generator.standard_normal((length, patches.num_features), np.float32) for length in lengths]
+    return [add_leading_row(sequence) for sequence in sequences] if patches.num_leading else sequences
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ batch can have. Which is which, the run shows: no list of model names is kept he
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from inspect import signature
+from inspect import getmodule, signature
 from typing import Any
 
 import torch
@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attnserve.models.attention import VARIANTS
+from attnserve.models.huggingface.bias import depends_on_distance, makes_bias
+from attnserve.models.huggingface.images import PIXELS, find_patches, image_shape_of
 from attnserve.models.huggingface.interface import NAMES, Attended, attend_padded, plain_mask, register, taken
+from attnserve.models.huggingface.masks import Mask, read_mask
 from attnserve.models.huggingface.settings import Settings, read_settings
+from attnserve.models.huggingface.shared import shares_layers
 
 # Of the dry run. Masks are compared beyond it too, up to the longest sequence, where windows end.
 NUM_STEPS = 12
@@ -38,6 +42,8 @@ class Seen:
     causal: bool
     window: int
     softcap: float
+    has_bias: bool
+    """Whether a number by distance is added to its scores (`attnserve.models.huggingface.bias`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +52,7 @@ class Inspection:
 
     variant: str
     body: str
-    """Name of the part that the model's head calls with the ids: all but the head."""
+    """Name of the part that the model's head calls with what it reads: all but the head."""
     layers: tuple[Seen, ...]
     refusals: tuple[str, ...]
     """A sentence each, which names the layer and the reason; empty if the model can be exported."""
@@ -57,20 +63,12 @@ class Inspection:
         return all(layer.causal for layer in self.layers)
 
 
-@dataclass(frozen=True)
-class _Mask:
-    """What a mask says, without its numbers."""
-
-    causal: bool
-    window: int
-
-
 class _Refused(ValueError):
     """The reason, for one layer or the model."""
 
 
 def inspect(model: PreTrainedModel, settings: Settings | None = None) -> Inspection:
-    """Run a model once on a short sequence and say what its layers do.
+    """Run a model once, on a short sequence or an image, and say what its layers do.
 
     Args:
         model: runs in eval mode, attending through our functions, and is left as it was.
@@ -96,8 +94,8 @@ def max_length_of(config: Any) -> int:
 
 def _refusals_by_config(model: PreTrainedModel, settings: Settings) -> Iterator[str]:
     config, kind = model.config.get_text_config(), type(model).__name__
-    if model.main_input_name != "input_ids":
-        yield f"{kind}: reads {model.main_input_name}: expected a model that reads ids"
+    if model.main_input_name not in ("input_ids", PIXELS):
+        yield f"{kind}: reads {model.main_input_name}: expected a model that reads input_ids or {PIXELS}"
     if model.config.is_encoder_decoder:
         yield f"{kind}: an encoder with a decoder: cross-attention reads keys of another sequence"
     for rope in sorted({str(rope) for rope in _rotary_kinds(config)} & set(BATCH_ROTARY)):
@@ -129,12 +127,12 @@ def _run(model: PreTrainedModel, watch: "_Watch", name: str) -> Iterator[str]:
     before, was_training = model.config._attn_implementation, model.training
     try:
         model.eval().set_attn_implementation(name)
-        with torch.no_grad(), taken(watch.attend, watch.mask), _entered(model, watch.enter):
-            model(input_ids=sample_ids(model, min(NUM_STEPS, watch.horizon)).to(model.device), use_cache=False)
+        with torch.no_grad(), taken(watch.attend, watch.mask), _entered(model, model.main_input_name, watch.enter):
+            model(**_sample(model, min(NUM_STEPS, watch.horizon)))
     except _Refused as refused:
         yield f"{type(model).__name__}: {refused}"
     except Exception as error:
-        yield f"{type(model).__name__}: cannot be run on a few ids: {type(error).__name__}: {error}"
+        yield f"{type(model).__name__}: cannot be run on {noun_of(model)}: {type(error).__name__}: {error}"
     finally:
         # Some models take no name but their own back; what they attend by they have not changed then.
         model.config._attn_implementation = before
@@ -142,11 +140,9 @@ def _run(model: PreTrainedModel, watch: "_Watch", name: str) -> Iterator[str]:
 
 
 @contextmanager
-def _entered(model: nn.Module, enter: Callable[[nn.Module, Any], None]) -> Iterator[None]:
-    """Tell of every part that reads ids when it begins."""
-    parts = [
-        part for part in model.modules() if part is not model and "input_ids" in signature(part.forward).parameters
-    ]
+def _entered(model: nn.Module, reads: str, enter: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Tell of every part that reads what the model reads when it begins."""
+    parts = [part for part in model.modules() if part is not model and reads in signature(part.forward).parameters]
     handles = [part.register_forward_pre_hook(enter) for part in parts]
     try:
         yield
@@ -157,20 +153,47 @@ def _entered(model: nn.Module, enter: Callable[[nn.Module, Any], None]) -> Itera
 
 def _refusals_by_calls(model: PreTrainedModel, watch: "_Watch", settings: Settings) -> Iterator[str]:
     kind, calls = type(model).__name__, watch.calls
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if not calls:
+    num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", len(calls))
+    num_modules = len({id(call.module) for call in calls})
+    of_its_own = _attention_classes(model)
+    if not calls and of_its_own is not None:
+        yield f"{kind}: attends by classes of its own ({of_its_own}), which no other attention can join"
+    elif not calls:
         yield f"{kind}: does not attend through transformers' AttentionInterface: {num_layers} layers, 0 calls"
     elif watch.body is None:
-        yield f"{kind}: expected a head that calls a body with ids, got a model in one piece"
+        yield f"{kind}: expected a head that calls a body with {noun_of(model)}, got a model in one piece"
     elif len(calls) != num_layers:
         yield f"{kind}: expected each of {num_layers} layers to attend once, got {len(calls)} calls"
-    elif len({id(call.module) for call in calls}) != num_layers:
+    elif num_modules != num_layers and not shares_layers(model):
         yield f"{kind}: expected an attention module per layer, got one that several layers share"
+    elif model.main_input_name == PIXELS and find_patches(model) is None:
+        yield f"{kind}: expected `embeddings` that make steps of an image by one convolution of patches, got others"
+    elif settings.variant == "elliptical" and num_modules != num_layers:
+        yield f"{kind}: elliptical attention compares layers, and these are one module, run again"
+    elif settings.variant != "dot_product" and any(call.has_bias for call in calls):
+        yield f"{kind}: scores with a bias by distance, which {settings.variant} attention does not add"
     elif settings.variant == "elliptical":
         for index, call in enumerate(calls):
             if call.head_size != call.value_size:
                 sizes = f"queries of {call.head_size} and values of {call.value_size} numbers"
                 yield f"{kind}: layer {index}: elliptical attention is not defined for {sizes}"
+
+
+def _attention_classes(model: nn.Module) -> str | None:
+    """The table of classes that a model of an older fashion chooses its attention from; None if there is none."""
+    tables = vars(getmodule(type(model)))
+    return next((f"{name}: {', '.join(tables[name])}" for name in tables if name.endswith("_ATTENTION_CLASSES")), None)
+
+
+def noun_of(model: PreTrainedModel) -> str:
+    """What a model reads, in words."""
+    return "an image" if model.main_input_name == PIXELS else "ids"
+
+
+def _sample(model: PreTrainedModel, num_steps: int) -> dict[str, Any]:
+    if model.main_input_name == PIXELS:
+        return {PIXELS: torch.zeros(1, *image_shape_of(model), dtype=model.dtype, device=model.device)}
+    return {"input_ids": sample_ids(model, num_steps).to(model.device), "use_cache": False}
 
 
 def sample_ids(model: PreTrainedModel, num_steps: int) -> Tensor:
@@ -188,7 +211,7 @@ class _Watch:
         self.horizon = horizon
         self.body: nn.Module | None = None
         self.calls: list[Seen] = []
-        self._masks: dict[int, _Mask] = {}
+        self._masks: dict[int, Mask] = {}
         self._kept: list[Tensor] = []
 
     def enter(self, part: nn.Module, _: Any) -> None:
@@ -215,7 +238,7 @@ class _Watch:
             raise _Refused(f"{where}: attention sinks: scores that belong to no key")
         bias = next((name for name, one in named.items() if isinstance(one, Tensor) and one.is_floating_point()), None)
         if bias is not None:
-            raise _Refused(f"{where}: scores with a bias ({bias}), which attention here does not add")
+            self._check_bias(bias, module, named, where)
         scale = named.get("scaling")
         self.calls.append(
             Seen(
@@ -226,16 +249,23 @@ class _Watch:
                 value_size=value.shape[3],
                 scale=query.shape[3] ** -0.5 if scale is None else float(scale),
                 softcap=float(named.get("softcap") or 0.0),
+                has_bias=bias is not None,
                 **vars(self._read(mask, module, named, where)),
             )
         )
         # By dot-product, whatever the variant: what a run shows does not depend on it.
         return attend_padded("dot_product", module, query, key, value, mask, **named)
 
-    def _read(self, mask: Tensor | None, module: nn.Module, named: dict[str, Any], where: str) -> _Mask:
+    def _check_bias(self, name: str, module: nn.Module, named: dict[str, Any], where: str) -> None:
+        """Refuse a bias that is no number by distance, made by this module or by one before."""
+        is_known = makes_bias(module) or any(call.has_bias for call in self.calls)
+        if name != "position_bias" or not is_known or not depends_on_distance(named[name]) or named.get("softcap"):
+            raise _Refused(f"{where}: scores with a bias ({name}), which attention here does not add")
+
+    def _read(self, mask: Tensor | None, module: nn.Module, named: dict[str, Any], where: str) -> Mask:
         if mask is None:
             causal = named.get("is_causal")
-            return _Mask(causal=bool(getattr(module, "is_causal", False) if causal is None else causal), window=0)
+            return Mask(causal=bool(getattr(module, "is_causal", False) if causal is None else causal), window=0)
         if mask.dtype != torch.bool:
             raise _Refused(f"{where}: a mask of {mask.dtype}: scores with a bias, which attention here does not add")
         if id(mask) not in self._masks:
@@ -244,38 +274,6 @@ class _Watch:
         if found.window < 0:
             raise _Refused(f"{where}: a mask that is neither causal nor a window, nor both")
         return found
-
-
-def read_mask(function: Callable[..., Any], mask: Tensor, horizon: int) -> _Mask:
-    """What a mask is: causal or not, with a window or not; window -1 where it is something else.
-
-    Compared are all of the steps that were run, and a few rows of the longest sequence there may be.
-
-    Args:
-        function: transformers' own, of the numbers of sequence, head, query and key.
-        mask: bool [1, 1, N, N] that it has made.
-        horizon: length of the longest sequence.
-    """
-    steps = torch.arange(horizon)
-    rows = torch.tensor(sorted({0, horizon // 2, horizon - 1}))
-    zero = torch.zeros((), dtype=torch.long)
-    try:
-        far = torch.as_tensor(function(zero, zero, rows[:, None], steps[None, :])).expand(len(rows), horizon)
-    except Exception:
-        return _Mask(causal=False, window=-1)
-    causal = not bool(mask[0, 0].triu(1).any())
-    # How many keys up to itself the last query sees: all, or a window of them.
-    reach = int(far[-1].sum())
-    found = _Mask(causal=causal, window=0 if reach == horizon else reach)
-    near = torch.arange(mask.shape[-1])
-    same = torch.equal(mask[0, 0], _allowed(near, near, found)) and torch.equal(far, _allowed(rows, steps, found))
-    return found if same else _Mask(causal=False, window=-1)
-
-
-def _allowed(queries: Tensor, keys: Tensor, mask: _Mask) -> Tensor:
-    distance = queries[:, None] - keys[None, :]
-    allowed = distance >= 0 if mask.causal else torch.ones_like(distance, dtype=torch.bool)
-    return allowed & (distance.abs() < mask.window) if mask.window else allowed
 
 
 assert set(NAMES) == set(VARIANTS)

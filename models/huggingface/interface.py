@@ -95,13 +95,14 @@ def attend_padded(
     dropout: float = 0.0,
     softcap: float | None = None,
     is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> Attended:
     """Attend over padded sequences with a mask bool [B, 1, N, N]: differentiable, and with weights for whoever asks.
 
     Raises:
-        ValueError: the mask is no mask but a bias, which expressive weights would square; or some steps are in a cache,
-            where elliptical attention cannot compare their values.
+        ValueError: the mask is no mask but a bias, or there is one beside it, which expressive weights would square; or
+            some steps are in a cache, where elliptical attention cannot compare their values.
     """
     settings = read_settings(getattr(module, "config", None)) or Settings(variant=variant)
     if settings.variant != variant:
@@ -112,6 +113,8 @@ def attend_padded(
         mask = mask.tril() if causal else mask
     if mask.dtype != torch.bool:
         raise ValueError(f"attention_mask: expected which keys are seen, got a bias of {mask.dtype}")
+    if position_bias is not None and variant != "dot_product":
+        raise ValueError(f"position_bias: expected none with {variant} attention, got one")
     group = query.shape[1] // key.shape[1]
     if variant == "elliptical" and query.shape[2] != key.shape[2]:
         raise ValueError(f"use_cache: expected False with elliptical attention, got {key.shape[2]} steps of keys")
@@ -122,6 +125,7 @@ def attend_padded(
         query = query * metric.repeat_interleave(group, dim=1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = attention_scores(query, key, scale=scale, softcap=softcap or 0.0)
+    scores = scores if position_bias is None else scores + position_bias
     weights = VARIANTS[variant].weigh(scores, mask, epsilon=settings.epsilon)
     dropped = functional.dropout(weights, dropout, module.training).to(value.dtype)
     attended = dropped @ value.repeat_interleave(group, dim=1)

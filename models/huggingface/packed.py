@@ -1,10 +1,11 @@
 """A Hugging Face model as a module for packed rows, with `attnserve.models.Attention` in every layer.
 
-Its own code runs, from embeddings to logits. The model's body is called with all T rows as one sequence: nothing in it
-looks across rows but attention, which is ours. What stands around the body, its head, is called with as many sequences
-of one step as rows are asked for, so that a head that takes the first step, the last one or each of them finds it; with
-mean pooling, with the padded sequences themselves. Two hooks stand between: a door, where the body gets the packed rows
-instead of what the head was given, and an exit, where the head gets the rows it was asked for.
+Its own code runs, from embeddings to logits; of images, from the rows that `images` makes of patches. The model's body
+is called with all T rows as one sequence: nothing in it looks across rows but attention, which is ours. What stands
+around the body, its head, is called with as many sequences of one step as rows are asked for, so that a head that takes
+the first step, the last one or each of them finds it; with mean pooling, with the padded sequences themselves, or, of
+an image, with the rows before its patches and the mean of these. Two hooks stand between: a door, where the body gets
+the packed rows instead of what the head was given, and an exit, where the head gets the rows it was asked for.
 """
 
 from collections.abc import Iterator
@@ -20,13 +21,17 @@ from transformers.pytorch_utils import Conv1D
 
 from attnserve.models.attention.layer import Attention
 from attnserve.models.attention.packed import gather_steps
-from attnserve.models.huggingface.inspection import Inspection
+from attnserve.models.huggingface.bias import RelativeBias, take_biases
+from attnserve.models.huggingface.images import PIXELS, PatchRows, find_patches
+from attnserve.models.huggingface.inspection import Inspection, max_length_of
 from attnserve.models.huggingface.interface import NAMES, Attended, register, taken
 from attnserve.models.huggingface.settings import Settings
 from attnserve.models.huggingface.wide import widened
 
 ATTENTION = "attnserve"
 """Under this name every attention module gets an `Attention`."""
+BIAS = "attnserve_bias"
+"""Under this one those with a bias get a `RelativeBias`."""
 
 
 class PackedModel(nn.Module):
@@ -36,13 +41,13 @@ class PackedModel(nn.Module):
         model: in eval mode; becomes part of this and is changed.
         report: what `inspect` has seen of it, and has nothing against.
         settings: how it attends.
-        offset: of the position that the model gives the first step.
     """
 
-    def __init__(self, model: PreTrainedModel, report: Inspection, settings: Settings, *, offset: int = 0) -> None:
+    def __init__(self, model: PreTrainedModel, report: Inspection, settings: Settings) -> None:
         super().__init__()
         self.model = model
-        self.offset = offset
+        self.offset = 0
+        """Of the position that the model gives the first step."""
         # By name, which a copy of this has too.
         self.body = report.body
         register()
@@ -53,7 +58,14 @@ class PackedModel(nn.Module):
             config = by.layer(scale=seen.scale, window=seen.window, softcap=seen.softcap)
             attention = Attention(config, head_size=seen.head_size, causal=seen.causal)
             seen.module.add_module(ATTENTION, attention)
+        biased = [seen.module for seen in report.layers if seen.has_bias]
+        for part, bias in zip(biased, take_biases(biased, max_length_of(model.config)), strict=True):
+            part.add_module(BIAS, bias)
         _replace_convolutions(model)
+        patches = find_patches(model)
+        self.embeddings = "" if patches is None else patches.embeddings
+        if patches is not None:
+            model.set_submodule(patches.embeddings, PatchRows(patches))
         text = model.config.get_text_config()
         if getattr(text, "pad_token_id", None) is None:
             # Without one, heads that look for the last step take one sequence at a time. Here each has a single step.
@@ -61,7 +73,7 @@ class PackedModel(nn.Module):
 
     def forward(
         self,
-        inputs: Int[Tensor, " T"],
+        inputs: Int[Tensor, " T"] | Float[Tensor, "T F"],
         positions: Int[Tensor, " T"],
         slots: Int[Tensor, "B N"],
         rows: Int[Tensor, " R"] | None = None,
@@ -69,8 +81,11 @@ class PackedModel(nn.Module):
         """Logits of `rows`, or of every sequence where a mean over its steps is taken."""
         call = _Call(inputs, positions + self.offset, slots, rows)
         in_earnest = widened() if self.model.dtype == torch.float64 else nullcontext()
-        with taken(call.attend, _no_mask), _hooked(self.model.get_submodule(self.body), call), in_earnest:
-            if rows is None:
+        with taken(call.attend, _no_mask), self._hooked(call), in_earnest:
+            if self.embeddings:
+                # What the head is given is replaced at the door.
+                logits = self.model(**{PIXELS: inputs}).logits
+            elif rows is None:
                 mask = (slots < inputs.shape[0]).long()
                 padded = torch.cat([inputs, inputs.new_zeros(1)])[slots]
                 logits = self.model(input_ids=padded, attention_mask=mask).logits
@@ -78,6 +93,24 @@ class PackedModel(nn.Module):
                 logits = self.model(input_ids=inputs[rows][:, None]).logits
         answers: Tensor = logits.flatten(0, -2)
         return answers
+
+    @contextmanager
+    def _hooked(self, call: "_Call") -> Iterator[None]:
+        body = self.model.get_submodule(self.body)
+        # A pooler takes the first step inside of the body already.
+        out = getattr(body, "encoder", body) if getattr(body, "pooler", None) is not None else body
+        handles = [
+            body.register_forward_pre_hook(call.enter, with_kwargs=True),
+            out.register_forward_hook(call.leave),
+        ]
+        if self.embeddings:
+            rows = self.model.get_submodule(self.embeddings)
+            handles.append(rows.register_forward_pre_hook(call.embed, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 class _Call:
@@ -87,17 +120,24 @@ class _Call:
         self.inputs, self.positions, self.slots, self.rows = inputs, positions, slots, rows
         self.value: Tensor | None = None
         """Of the layer before."""
+        self.num_leading = 0
+        """Rows before the patches of an image."""
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Attended:
         """Attend over packed rows, which come as one sequence: [1, H, T, E]."""
         query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
         attention = module.get_submodule(ATTENTION)
+        bias = getattr(module, BIAS, None)
+        if isinstance(bias, RelativeBias):
+            query, key = bias.lengthen(query, key, self.positions, attention.scale)
         attended = attention(query, key, value, self.slots, previous_value=self.value)
         self.value = value
         return attended[None], None
 
     def enter(self, body: nn.Module, _: Any, __: Any) -> tuple[tuple[()], dict[str, Any]]:
         """Call the body with packed rows, whatever its head has called it with."""
+        if self.inputs.ndim > 1:
+            return (), {PIXELS: self.inputs}
         packed = {"input_ids": self.inputs[None], "position_ids": self.positions[None], "use_cache": False}
         if getattr(body.config, "type_vocab_size", 0):
             # As these models fill it in by themselves, but by an op that onnx's evaluator has a bug in.
@@ -105,30 +145,29 @@ class _Call:
         known = signature(body.forward).parameters
         return (), {name: value for name, value in packed.items() if name in known}
 
+    def embed(self, rows: nn.Module, _: Any, __: Any) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+        """Make rows of packed patches, which need their positions for it."""
+        assert isinstance(rows, PatchRows)
+        self.num_leading = rows.num_leading
+        return (self.inputs, self.positions), {}
+
     def leave(self, _: nn.Module, __: Any, output: Any) -> Any:
         """Give the head what it was promised: the rows asked for, or the steps of every sequence."""
         hidden = output[0][0]
-        by_sequence = self.rows is None
-        chosen = gather_steps(hidden[:, None], self.slots)[:, 0] if by_sequence else hidden[self.rows][:, None]
+        chosen = self._steps(hidden) if self.rows is None else hidden[self.rows][:, None]
         if isinstance(output, tuple):
             return (chosen, *output[1:])
         output["last_hidden_state"] = chosen
         return output
 
-
-@contextmanager
-def _hooked(body: nn.Module, call: _Call) -> Iterator[None]:
-    # A pooler takes the first step inside of the body already.
-    out = getattr(body, "encoder", body) if getattr(body, "pooler", None) is not None else body
-    handles = [
-        body.register_forward_pre_hook(call.enter, with_kwargs=True),
-        out.register_forward_hook(call.leave),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def _steps(self, hidden: Tensor) -> Tensor:
+        """Steps of every sequence [B, N, D]; of an image its leading rows, and the mean of its patches for the rest."""
+        steps = gather_steps(hidden[:, None], self.slots)[:, 0]
+        if self.inputs.ndim == 1:
+            return steps
+        num_patches = (self.slots < len(hidden)).sum(1) - self.num_leading
+        mean = steps[:, self.num_leading :].sum(1) / num_patches[:, None]
+        return torch.cat([steps[:, : self.num_leading], mean[:, None].to(steps.dtype)], dim=1)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -17,7 +17,7 @@ from attnserve.export.huggingface import export_hugging_face, read_folder
 from attnserve.golden import read_golden, replay
 from attnserve.models.huggingface import HuggingFaceError, configure, load
 from attnserve.models.prediction import predict_packed
-from attnserve.packing import pack
+from attnserve.packing import add_leading_row, pack
 from attnserve.runtime import Runtime
 from tests.models.huggingface import zoo
 
@@ -28,6 +28,9 @@ def quiet_transformers() -> None:
     zoo.transformers.logging.disable_progress_bar()
 
 
+IMAGES = ("ForImageClassification", "ForImageClassificationWithTeacher")
+
+
 def read(folder: Path, **options: Any) -> Any:
     return read_folder(folder, precision="float32", portable=False, report=lambda *_: None, **options)
 
@@ -35,21 +38,39 @@ def read(folder: Path, **options: Any) -> Any:
 def ask_transformers(name: str, folder: Path, sequence: np.ndarray) -> Any:
     """Logits and maps of one sequence by nothing of ours."""
     kind = getattr(zoo.transformers, name)
-    model = kind.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    return ask(kind.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval(), sequence)
+
+
+def ask(model: Any, sequence: np.ndarray) -> Any:
+    """What a model answers to ids, or to the image that patches were cut of."""
     with torch.no_grad():
-        return model(input_ids=torch.from_numpy(sequence)[None], output_attentions=True)
+        if sequence.ndim == 1:
+            return model(input_ids=torch.from_numpy(sequence)[None], output_attentions=True)
+        # Four rows of four patches, of three channels of four lines of four columns.
+        pixels = sequence[-16:].reshape(4, 4, 3, 4, 4).transpose(2, 0, 3, 1, 4).reshape(1, 3, 16, 16)
+        return model(pixel_values=torch.from_numpy(pixels), output_attentions=True)
 
 
-def sequences_of(lengths: tuple[int, ...]) -> list[np.ndarray]:
-    """Without the ids that mean padding somewhere, 0 and 1."""
+def sequences_of(name: str, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Ids but those that mean padding somewhere, 0 and 1; of images the first patches, after what goes before them."""
     generator = np.random.default_rng(list(lengths))
-    return [generator.integers(2, zoo.WORDS, length) for length in lengths]
+    if not name.endswith(IMAGES):
+        return [generator.integers(2, zoo.WORDS, length) for length in lengths]
+    # A row of DeiT's is sent, and read by nobody.
+    num_steps = 17 if name.startswith("DeiT") else 16
+    patches = [generator.standard_normal((min(length, num_steps), 48), np.float32) for length in lengths]
+    return [add_leading_row(some) for some in patches]
+
+
+def whole_of(name: str, lengths: Sequence[int]) -> list[np.ndarray]:
+    """What transformers can be asked by itself: ids, or images of which no patch is missing."""
+    return sequences_of(name, [30] * len(lengths) if name.endswith(IMAGES) else lengths)
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_packed_is_what_transformers_answers(name: str, tmp_path: Path) -> None:
     order = read(zoo.save(tmp_path, name))
-    sequences = sequences_of((11, 3, 1, 8, 30))
+    sequences = sequences_of(name, (11, 3, 1, 8, 30))
     order.module.double()
     with torch.no_grad():
         together = predict_packed(order.module, order.interface, sequences)
@@ -98,7 +119,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_a_bundle_answers_as_transformers_does(exported: Exported) -> None:
     manifest = exported.runtime.manifest
     assert replay(exported.runtime, read_golden(exported.runtime.folder)).passed
-    sequences = sequences_of((11, 3, 1, 30))
+    sequences = whole_of(exported.name, (11, 3, 1, 30))
     sizes = [1 if manifest.task == "classify_sequence" else len(sequence) for sequence in sequences]
     found = np.split(exported.answer(sequences)["logits"], np.cumsum(sizes)[:-1])
     for logits, sequence in zip(found, sequences, strict=True):
@@ -110,7 +131,7 @@ def test_a_bundle_answers_as_transformers_does(exported: Exported) -> None:
 
 @pytest.mark.export
 def test_its_maps_are_those_of_transformers(exported: Exported) -> None:
-    (sequence,) = sequences_of((23,))
+    (sequence,) = whole_of(exported.name, (23,))
     answer = exported.answer([sequence])
     expected = ask_transformers(exported.name, exported.folder, sequence).attentions
     manifest = exported.runtime.manifest
@@ -136,7 +157,7 @@ def weigh(answer: dict[str, Any], layer: Layer) -> Any:
 
 @pytest.mark.export
 def test_batch_mates_change_no_answer(exported: Exported) -> None:
-    sequence, *others = sequences_of((9, 17, 2, 30))
+    sequence, *others = sequences_of(exported.name, (9, 17, 2, 30))
     alone = exported.answer([sequence])["logits"]
     for batch, first in (([sequence, *others], True), ([*others, sequence], False)):
         together = exported.answer(batch)["logits"]
@@ -158,6 +179,13 @@ def test_batch_mates_change_no_answer(exported: Exported) -> None:
         pytest.param(
             "BertForMaskedLM", {"variant": "elliptical", "scope": "sequence", "scaling": "mean"}, marks=pytest.mark.slow
         ),
+        pytest.param("AlbertForMaskedLM", {"variant": "expressive"}, marks=pytest.mark.slow),
+        pytest.param("ViTForImageClassification", {"variant": "expressive"}, marks=pytest.mark.slow),
+        pytest.param(
+            "Dinov2ForImageClassification",
+            {"variant": "elliptical", "scope": "sequence", "scaling": "max"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_model_that_attends_in_another_way_is_exported_so(
@@ -168,11 +196,10 @@ def test_a_model_that_attends_in_another_way_is_exported_so(
     assert replay(exported.runtime, read_golden(exported.runtime.folder)).passed
     assert manifest.layers[-1].variant == attention["variant"]
     assert manifest.warnings == ()
-    sequence, *others = sequences_of((9, 17, 2))
+    sequence, *others = whole_of(name, (9, 17, 2))
     model = load(exported.folder)
     model.set_attn_implementation(attention["variant"])
-    with torch.no_grad():
-        expected = model(input_ids=torch.from_numpy(sequence)[None]).logits.flatten(0, -2).numpy()
+    expected = ask(model, sequence).logits.flatten(0, -2).numpy()
     found = exported.answer([sequence, *others])["logits"][: len(expected)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2 * manifest.certificate.logits.allowed)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from attnserve.models.huggingface.inspection import inspect, read_mask
+from attnserve.models.huggingface.inspection import inspect
 from attnserve.models.huggingface.settings import Settings
 from tests.models.huggingface import zoo
 
@@ -23,7 +23,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "FalconForCausalLM": (
         {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": zoo.WORDS},
-        "2 layers, 0 calls",
+        "classes of its own (FALCON_ATTENTION_CLASSES: eager, sdpa, flash_attention_2)",
     ),
     "GptOssForCausalLM": (
         {**zoo.WINDOWED, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
@@ -31,7 +31,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "SwinForImageClassification": (
         {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "image_size": 16, "patch_size": 2, "window_size": 4},
-        "reads pixel_values: expected a model that reads ids",
+        "layer 0: a mask of torch.float32: scores with a bias",
     ),
     "Llama4ForCausalLM": (
         {**zoo.GROUPED, "head_dim": 8, "attention_chunk_size": 8, "intermediate_size_mlp": 48, "moe_layers": []},
@@ -58,13 +58,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {**zoo.GROUPED, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
         "rotary positions of type 'dynamic'",
     ),
-    "AlbertForMaskedLM": ({**zoo.PLAIN, "embedding_size": 16}, "one that several layers share"),
-    "T5ForTokenClassification": (
-        {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": zoo.WORDS},
-        "layer 0: scores with a bias",
+    "Wav2Vec2ForSequenceClassification": (
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
+        "reads input_values: expected a model that reads input_ids or pixel_values",
     ),
 }
-ENCODERS = ("Bert", "Camembert", "DistilBert", "Electra", "ModernBert", "Roberta", "XLMRoberta")
+ENCODERS = ("Albert", "Bert", "Camembert", "DistilBert", "Electra", "ModernBert", "Roberta", "T5", "XLMRoberta")
+ENCODERS += ("DeiT", "Dinov2", "ViT")
 # What its layers see, where it is not all keys, or all up to the query's own.
 WINDOWS = {"MistralForCausalLM": (5, 5), "Gemma2ForCausalLM": (5, 0), "Gemma3ForCausalLM": (5, 5)}
 # Half of `local_attention` to either side, and the query's own.
@@ -78,6 +78,7 @@ def test_a_served_class_has_nothing_against_it(name: str) -> None:
     assert tuple(layer.window for layer in found.layers) == WINDOWS.get(name, (0, 0))
     assert found.causal != name.startswith(ENCODERS)
     assert {layer.num_heads for layer in found.layers} == {4}
+    assert {layer.has_bias for layer in found.layers} == {name.startswith("T5")}
     assert {layer.softcap for layer in found.layers} == {50.0 if name.startswith("Gemma2") else 0.0}
 
 
@@ -96,6 +97,19 @@ def test_elliptical_attention_is_refused_where_it_means_nothing() -> None:
     assert inspect(zoo.make("GPT2LMHeadModel"), settings).refusals == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "variant", "reason"),
+    [
+        ("T5ForTokenClassification", "expressive", "a bias by distance, which expressive attention does not add"),
+        ("AlbertForMaskedLM", "elliptical", "elliptical attention compares layers, and these are one module"),
+    ],
+)
+def test_what_a_variant_cannot_do_is_refused(name: str, variant: str, reason: str) -> None:
+    numbers = {"scope": "sequence", "scaling": "max"} if variant == "elliptical" else {}
+    (refusal,) = inspect(zoo.make(name), Settings(variant=variant, **numbers)).refusals
+    assert reason in refusal
+
+
 def test_a_model_is_left_as_it_was() -> None:
     model = zoo.make("BertForMaskedLM").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -109,23 +123,3 @@ def test_a_model_is_left_as_it_was() -> None:
 def test_a_window_that_the_run_does_not_reach_is_found() -> None:
     (first, _) = inspect(zoo.make("MistralForCausalLM", {**zoo.WINDOWED, "sliding_window": 31})).layers
     assert first.window == 31
-
-
-@pytest.mark.parametrize(
-    ("function", "expected"),
-    [
-        (lambda b, h, q, k: k <= q, (True, 0)),
-        (lambda b, h, q, k: q >= 0, (False, 0)),
-        (lambda b, h, q, k: (k <= q) & (q - k < 6), (True, 6)),
-        (lambda b, h, q, k: (q - k).abs() < 6, (False, 6)),
-        (lambda b, h, q, k: (k <= q) & (q // 20 == k // 20), (False, -1)),
-        (lambda b, h, q, k: (k <= q) | (k < 3), (False, -1)),
-        (lambda b, h, q, k: (k <= q) & (k != 2), (False, -1)),
-    ],
-    ids=["causal", "all", "causal window", "window", "chunks beyond the run", "prefix", "hole"],
-)
-def test_masks_are_read(function: Any, expected: tuple[bool, int]) -> None:
-    steps = torch.arange(12)
-    mask = function(0, 0, steps[:, None], steps[None, :]).expand(12, 12)
-    found = read_mask(function, mask[None, None], horizon=100)
-    assert (found.causal, found.window) == expected

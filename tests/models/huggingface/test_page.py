@@ -10,8 +10,9 @@ from tests.models.huggingface import zoo
 PAGE = (Path(__file__).parents[3] / "docs" / "huggingface.md").read_text("utf-8")
 
 
-def test_its_first_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    block = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0]
+@pytest.mark.parametrize("index", [0, 1], ids=["inspect", "patches"])
+def test_its_examples_print_what_they_say(index: int, capsys: pytest.CaptureFixture[str]) -> None:
+    block = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[index]
     exec(compile(block, "huggingface.md", "exec", dont_inherit=True), {"__name__": "example"})
     assert f"# {capsys.readouterr().out}" in block
 

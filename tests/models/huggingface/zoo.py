@@ -38,6 +38,10 @@ EXPERTS = {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermedi
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
 DEEPSEEK = {**PLAIN, **LATENT, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2}
 DEEPSEEK |= {"topk_group": 1, "moe_intermediate_size": 24, "first_k_dense_replace": 1, "n_shared_experts": 1}
+SHARED = {**PLAIN, "embedding_size": 16}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": WORDS}
+IMAGE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
+IMAGE |= {"image_size": 16, "patch_size": 4, "num_channels": 3}
 
 MODELS: dict[str, dict[str, Any]] = {
     "BertForMaskedLM": PLAIN,
@@ -77,6 +81,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "SmolLM3ForCausalLM": GROUPED,
     "MixtralForCausalLM": {**GROUPED, "num_local_experts": 4},
     "DeepseekV3ForCausalLM": DEEPSEEK,
+    "AlbertForMaskedLM": SHARED,
+    "AlbertForSequenceClassification": {**SHARED, "num_labels": 3},
+    "T5ForTokenClassification": {**T5, "num_labels": 3},
+    "ViTForImageClassification": IMAGE,
+    "DeiTForImageClassification": IMAGE,
+    "DeiTForImageClassificationWithTeacher": IMAGE,
+    "Dinov2ForImageClassification": IMAGE,
 }
 
 
