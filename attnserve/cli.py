@@ -105,18 +105,15 @@ def _variants(_: argparse.Namespace) -> int:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    from attnserve.models.recipes import digits, nt, text
+    from attnserve.models.recipes.command import add_arguments
 
-    recipes = parser.add_subparsers(dest="recipe", required=True, metavar="RECIPE")
-    for name, recipe in {"digits": digits, "nt": nt, "text": text}.items():
-        subparser = recipes.add_parser(name, help=recipe.SUMMARY, description=recipe.SUMMARY)
-        recipe.add_arguments(subparser)
-        subparser.set_defaults(run_recipe=recipe.run)
+    add_arguments(parser)
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    exit_code: int = parsed.run_recipe(parsed)
-    return exit_code
+    from attnserve.models.recipes.command import run
+
+    return run(parsed)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

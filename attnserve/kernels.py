@@ -37,11 +37,13 @@ def require_kernels(wanted: str, places: tuple[Path, ...] = PLACES) -> Path | No
     """As `find_kernels`, for who asks for kernels and not for whatever there is.
 
     Raises:
-        ValueError: there is no such file, or "auto" finds none.
+        ValueError: there is no such file, "auto" finds none, or ONNX Runtime cannot load it.
     """
     library = find_kernels(wanted, places)
     if wanted == AUTO and library is None:
         raise ValueError("kernels: expected a library, found none; `make kernels` builds it in a checkout")
+    if library is not None and (reason := explain_unusable(library)) is not None:
+        raise ValueError(f"kernels: expected a library that loads, got {library}: {reason}")
     return library
 
 

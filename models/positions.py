@@ -13,6 +13,8 @@ from attnserve.models.config import TransformerConfig
 class AddedPositions(nn.Module):
     """A table [P, D] added to the embedding: fixed, sinusoidal or orthogonal, or learned from an orthogonal start."""
 
+    table: Tensor
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         make = sinusoidal_table if config.positions == "sinusoidal" else orthogonal_table

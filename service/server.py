@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from attnserve.logs import set_up_logs
 from attnserve.machine import bound_malloc
 from attnserve.runtime import NO_DEVICE, DeviceError, explain_no_cuda
 from attnserve.service.app import create_app
+from attnserve.service.captures.levels import ANY
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.configuration import describe_settings, read_settings
 from attnserve.service.exports.companion import find_companion
@@ -117,6 +119,13 @@ def check_kernels(settings: Settings) -> None:
         raise ValueError(f"--kernels (ATTNSERVE_KERNELS): expected a library that loads, got {library}: {reason}")
 
 
+def warn_of_strangers(settings: Settings, models: Collection[str]) -> None:
+    """Log the names in settings that no model has: misspelt, they would leave a model's queries and keys open."""
+    for flag, named in (("--captures", settings.captures), ("--tuning", settings.tuning)):
+        for name in sorted(named.keys() - {ANY, *models}):
+            log.warning("%s: the repository has no model %s", flag, name)
+
+
 def open_listener(host: str, port: int) -> socket.socket:
     """The bound socket, whose connections send what they have at once.
 
@@ -190,7 +199,7 @@ def serve(parsed: argparse.Namespace) -> int:
         server.should_exit = True
 
     catalogue = Catalogue(parsed.repository, settings, metrics.observer, on_lost=give_up)
-
+    warn_of_strangers(settings, catalogue.versions)
     config = uvicorn.Config(
         create_app(
             catalogue,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -32,8 +32,13 @@ def greedy(model: Transformer, *, max_tokens: int = 8192) -> Predictor:
 
 def teacher_forced_accuracy(predict: Predictor, task: NT, sequences: Int[np.ndarray, "S N"]) -> float:
     """Share of right next tokens, scored on predictable positions only; the context is always the true one."""
-    predicted = predict(sequences[:, :-1])[:, task.delay - 1 :]
-    return float((predicted == sequences[:, task.delay :]).mean())
+    return float(right_tokens(predict, task, sequences).mean())
+
+
+def right_tokens(predict: Predictor, task: NT, sequences: Int[np.ndarray, "S N"]) -> Bool[np.ndarray, "S n"]:
+    """Which next tokens are right, from step `task.first_scored` on; the context is always the true one."""
+    predicted = predict(sequences[:, :-1])[:, task.first_scored - 1 :]
+    return np.asarray(predicted == sequences[:, task.first_scored :])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,7 @@ class FreeRunning:
 def free_running_accuracy(
     predict: Predictor, task: NT, starts: Int[np.ndarray, "S n"], length: int, *, progress: bool = False
 ) -> FreeRunning:
-    """Continue `starts` (`delay` tokens or more each) greedily to `length` tokens and compare with the recurrence."""
+    """Continue `starts` (`task.first_scored` tokens or more) greedily to `length` tokens, and compare."""
     true = task.extend(starts, length)
     generated = continue_greedily(predict, task, starts, length, progress=progress)
     right = (generated == true)[:, starts.shape[1] :]

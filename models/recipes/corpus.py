@@ -22,6 +22,9 @@ UNDERLINED = re.compile(r"^.+\n\s*[-=~^]{3,}\s*\n")
 """A heading, as numpy writes them."""
 NOT_PROSE = re.compile(r">>>|::| : ")
 HELD_OUT_EVERY = 20
+TEXT_ENDINGS = (".md", ".py", ".rst", ".txt")
+"""Of the files that are read of a folder."""
+WIKITEXT_ENDINGS = (".tokens", ".raw")
 SEPARATOR = "\n\n"
 
 
@@ -33,11 +36,15 @@ class Corpus:
     held_out: tuple[str, ...]
     source: str
     """Where it comes from, for the card."""
+    split: str = f"every {HELD_OUT_EVERY}th document"
+    """Which documents are held out, for the card."""
+    validation: tuple[str, ...] = ()
+    """Documents to score on while a model trains, if they come with the text."""
 
     @property
     def num_characters(self) -> int:
         """Characters of all documents, without what separates them."""
-        return sum(len(document) for document in (*self.training, *self.held_out))
+        return sum(len(document) for document in (*self.training, *self.validation, *self.held_out))
 
 
 def split_documents(documents: Iterable[str], source: str) -> Corpus:
@@ -60,21 +67,73 @@ def split_documents(documents: Iterable[str], source: str) -> Corpus:
 
 
 def read_files(paths: Sequence[str]) -> Corpus:
-    """Documents of text files, in the order given.
+    """Documents of text files, in the order given; of a folder, those of its files that end as text does, by path.
 
     Raises:
-        ValueError: a file is missing, cannot be read or is not UTF-8, or they are too short together.
+        ValueError: a file is missing, cannot be read or is not UTF-8, a folder has none, or all are too short.
     """
     documents: list[str] = []
     for path in paths:
-        try:
-            text = Path(path).read_bytes().decode("utf-8")
-        except OSError as error:
-            raise ValueError(f"files: {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"files: {path}: expected UTF-8, got byte {error.start} that is not") from None
-        documents += [block.strip() for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n")) if block.strip()]
+        for file in _files_in(path):
+            text = _read_text(file, "files").replace("\r\n", "\n")
+            documents += [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
     return split_documents(documents, ", ".join(Path(path).name for path in paths))
+
+
+def _files_in(path: str) -> list[Path]:
+    if not Path(path).is_dir():
+        return [Path(path)]
+    files = sorted(file for file in Path(path).rglob("*") if file.suffix in TEXT_ENDINGS and file.is_file())
+    if not files:
+        raise ValueError(f"files: expected files that end in {', '.join(TEXT_ENDINGS)} in {path}, got none")
+    return files
+
+
+def _read_text(path: Path, option: str) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ValueError(f"{option}: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{option}: {path}: expected UTF-8, got byte {error.start} that is not") from None
+
+
+def read_wikitext(folder: str) -> Corpus:
+    """WikiText-2 or -103 from a folder with its three files, as they are distributed; articles are documents.
+
+    Trained on `wiki.train.*`, scored on `wiki.test.*`; `wiki.valid.*` scores models that are still in training. The
+    files end in `.tokens` or `.raw`.
+
+    Source: Merity et al., "Pointer sentinel mixture models", arXiv 1609.07843.
+
+    Raises:
+        ValueError: a file is missing, cannot be read, or holds no article.
+    """
+    articles = {}
+    for split in ("train", "valid", "test"):
+        places = [Path(folder) / f"wiki.{split}{ending}" for ending in WIKITEXT_ENDINGS]
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
+            raise ValueError(
+                f"wikitext: expected {' or '.join(place.name for place in places)} in {folder}, got neither"
+            )
+        # A heading begins an article if it has one = on each side; == begins a section of it.
+        parts = re.split(r"^(?= = [^=].*[^=] = *$)", _read_text(found, "wikitext"), flags=re.MULTILINE)
+        articles[split] = tuple(part.strip("\n") for part in parts if part.strip())
+        if not articles[split]:
+            raise ValueError(f"wikitext: expected articles in {found}, got none")
+    return Corpus(
+        training=articles["train"],
+        validation=articles["valid"],
+        held_out=articles["test"],
+        source=f"WikiText, {Path(folder).name}",
+        split="the test articles of WikiText",
+    )
+
+
+def count_words(documents: Sequence[str]) -> int:
+    """Words between white space, and one end of line per line, as WikiText's perplexity counts them."""
+    return sum(len(line.split()) + 1 for document in documents for line in document.splitlines())
 
 
 def read_packages(names: Sequence[str]) -> Corpus:

@@ -5,54 +5,65 @@ as in Dosovitskiy et al., "An image is worth 16x16 words" (arXiv 2010.11929): 16
 """
 
 import argparse
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 
 from attnserve.interface import POOLINGS, Interface
 from attnserve.models.config import TransformerConfig
-from attnserve.models.recipes.conditioning import conditioning_over
+from attnserve.models.recipes.digits_scores import accuracy, measure_robustness, score
+from attnserve.models.recipes.images import (
+    NUM_CLASSES,
+    NUM_FEATURES,
+    NUM_PATCHES,
+    TEST_SHARE,
+    Digits,
+    cut_patches,
+    load_digits,
+    split_digits,
+)
 from attnserve.models.recipes.options import (
     add_model_options,
     add_optimizer_options,
-    add_run_options,
+    add_watch_options,
+    build_model,
     check_counts,
-    check_folder,
-    command_of,
-    save_run,
     settings_of,
     shape_of,
-    versions,
+    watch_of,
 )
-from attnserve.models.recipes.training import Batch, TrainingSettings, train
-from attnserve.models.threads import num_threads
+from attnserve.models.recipes.runs import Trained, add_run_options, command_of, save_run, train_as_asked, versions
+from attnserve.models.recipes.summary import Measure
+from attnserve.models.recipes.training import Batch, TrainingSettings
 from attnserve.models.transformer import Transformer
 from attnserve.packing import add_leading_row, pack
 
 SUMMARY = "handwritten digits, 8x8 pixels as 16 patches, to one of ten classes"
-NUM_PATCHES, NUM_FEATURES, NUM_CLASSES = 16, 4, 10
-BRIGHTEST = 16
-TEST_SHARE = 0.2
-NUM_ROUNDED = 50
-"""Test images run in float64 too, one by one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Digits:
-    """Images and what they show."""
-
-    images: Float[np.ndarray, "S 8 8"]
-    """0 (paper) to 1 (ink)."""
-    classes: Int[np.ndarray, " S"]
-    """0 to 9."""
-
-    def __len__(self) -> int:
-        return len(self.classes)
+VALIDATION_SHARE = 0.1
+"""Of what is left for training, if scores are taken on the way."""
+STEPS = 1000
+TASK = "digits"
+COMPARED = {
+    "dot-product": "--variant dot_product --layers 2",
+    "expressive": "--variant expressive --layers 2",
+    "elliptical": "--variant elliptical --layers 2",
+    "elliptical, random metric": "--variant elliptical --layers 2 --metric random",
+}
+"""What `--quick` compares: a row and its options."""
+QUICK = {"steps": 200}
+LESSON = "Differences smaller than the deviations are none; a random metric is what an estimated one has to beat."
+MEASURES = (
+    Measure(header="clean, %", column="accuracy", kind="share"),
+    Measure(header="noise, %", column="noise", kind="share"),
+    Measure(header="occlusion, %", column="occlusion", kind="share"),
+    Measure(header="FGSM, %", column="fgsm", kind="share"),
+    Measure(header="PGD, %", column="pgd", kind="share"),
+    Measure(header="PGD through the metric, %", column="pgd_through_metric", kind="share"),
+    Measure(header="CPU s", column="cpu_seconds", kind="seconds"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,11 +80,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     training = parser.add_argument_group("training")
     training.add_argument("--seed", type=int, default=0, help="of weights, split and order (default: %(default)s)")
-    training.add_argument("--steps", type=int, default=1000, help="optimiser steps (default: %(default)s)")
     training.add_argument("--batch", type=int, default=64, help="images per step, at most (default: %(default)s)")
-    add_optimizer_options(training)
+    add_optimizer_options(training, steps=STEPS)
+    add_watch_options(training, score=f"the accuracy on {VALIDATION_SHARE:.0%} of the images, kept from training")
     add_run_options(training)
     parser.set_defaults(variant="elliptical", heads=4, positions="learned", optimizer="adamw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A trained model, and the images it was and was not trained on."""
+
+    model: Transformer
+    train_digits: Digits
+    test_digits: Digits
+    settings: TrainingSettings
+    trained: Trained
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,49 +105,52 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: an option has a value that makes no sense; the message names it.
         RuntimeError: training diverged.
     """
-    check_counts(arguments, "batch")
-    settings = settings_of(arguments)
-    model = Transformer(config_of(arguments), seed=arguments.seed)
-    train_digits, test_digits = split_digits(load_digits(), seed=arguments.seed)
-    # Before a minute of training, not after.
-    check_folder(arguments.out)
-    with num_threads(arguments.threads):
-        # Streams 0, 1, 2 of one seed: weights, order, split.
-        order = np.random.default_rng((arguments.seed, 1))
-        data = batches(train_digits, model.config.interface, order, num_images=arguments.batch)
-        train(model, data, settings, progress=not arguments.quiet)
-        card = describe_run(arguments, settings) | score(model, train_digits, test_digits)
+    fitted = fit(arguments)
+    card = describe_run(arguments, fitted) | score(fitted.model, fitted.train_digits, fitted.test_digits)
     print(f"test accuracy: {card['test_accuracy']:.6f} of {card['num_test_images']} images")
-    save_run(model, arguments.out, card)
+    save_run(fitted.model, arguments.out, card)
     return 0
 
 
-def load_digits() -> Digits:
-    """The 1797 images that come with scikit-learn."""
-    from sklearn import datasets
+def fit(arguments: argparse.Namespace) -> Fitted:
+    """Train a model as the options say.
 
-    data = datasets.load_digits()
-    return Digits(images=(data.images / BRIGHTEST).astype(np.float32), classes=data.target.astype(np.int64))
+    Raises:
+        ValueError: an option has a value that makes no sense; the message names it.
+        RuntimeError: training diverged.
+    """
+    check_counts(arguments, "batch")
+    settings = settings_of(arguments, steps=STEPS)
+    model = build_model(config_of(arguments), arguments)
+    train_digits, test_digits = split_digits(load_digits(), seed=arguments.seed)
+    trained_on = train_digits
+    watch = None
+    if arguments.score_every:
+        trained_on, validation = split_digits(train_digits, seed=arguments.seed, share=VALIDATION_SHARE)
+        watch = watch_of(arguments, lambda: accuracy(model, validation))
+    # Streams 0, 1, 2, ... of one seed: weights, order, split, contamination.
+    order = np.random.default_rng((arguments.seed, 1))
+    data = batches(trained_on, model.config.interface, order, num_images=arguments.batch)
+    trained = train_as_asked(model, data, settings, arguments, watch=watch, command=command(arguments))
+    return Fitted(
+        model=model,
+        train_digits=trained_on,
+        test_digits=test_digits,
+        settings=settings,
+        trained=trained,
+    )
 
 
-def split_digits(digits: Digits, *, seed: int) -> tuple[Digits, Digits]:
-    """Images to train on, and images to test on: `TEST_SHARE` of every class."""
-    order = np.random.default_rng((seed, 2)).permutation(len(digits))
-    is_test = np.zeros(len(digits), bool)
-    for number in range(NUM_CLASSES):
-        of_class = order[digits.classes[order] == number]
-        is_test[of_class[: round(TEST_SHARE * len(of_class))]] = True
-    return select_digits(digits, ~is_test), select_digits(digits, is_test)
-
-
-def select_digits(digits: Digits, chosen: Bool[np.ndarray, " S"]) -> Digits:
-    """Those of `digits` that are chosen, in their order."""
-    return Digits(images=digits.images[chosen], classes=digits.classes[chosen])
-
-
-def cut_patches(images: Float[np.ndarray, "S 8 8"]) -> Float[np.ndarray, "S 16 4"]:
-    """Patches of 2x2 pixels in reading order, and within a patch its pixels in reading order."""
-    return images.reshape(-1, 4, 2, 4, 2).swapaxes(2, 3).reshape(-1, NUM_PATCHES, NUM_FEATURES)
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, and measure what stands in the log: a value per column, None where there is none."""
+    fitted = fit(arguments)
+    generator = np.random.default_rng((arguments.seed, 3))
+    return {
+        **measure_robustness(fitted.model, fitted.test_digits, generator, metric=arguments.metric),
+        "train_accuracy": accuracy(fitted.model, fitted.train_digits),
+        "steps": fitted.trained.num_steps,
+        "cpu_seconds": round(fitted.trained.cpu_seconds, 1),
+    }
 
 
 def batches(
@@ -162,27 +187,7 @@ def config_of(arguments: argparse.Namespace) -> TransformerConfig:
     )
 
 
-@torch.no_grad()
-def accuracy(model: Transformer, digits: Digits) -> float:
-    """Share of images whose most likely class is the right one."""
-    logits = torch.cat(model.predict(list(cut_patches(digits.images))))
-    return float((logits.argmax(-1).numpy() == digits.classes).mean())
-
-
-def score(model: Transformer, train_digits: Digits, test_digits: Digits) -> dict[str, Any]:
-    """Everything measured after training, as it stands in the card."""
-    rounded = list(cut_patches(test_digits.images[:NUM_ROUNDED]))
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "test_accuracy": accuracy(model, test_digits),
-        "train_accuracy": accuracy(model, train_digits),
-        "num_test_images": len(test_digits),
-        "num_train_images": len(train_digits),
-        "conditioning": dataclasses.asdict(conditioning_over(model, rounded)),
-    }
-
-
-def describe_run(arguments: argparse.Namespace, settings: TrainingSettings) -> dict[str, Any]:
+def describe_run(arguments: argparse.Namespace, fitted: Fitted) -> dict[str, Any]:
     """What was trained and how, as it stands in the card."""
     import sklearn
 
@@ -202,9 +207,14 @@ def describe_run(arguments: argparse.Namespace, settings: TrainingSettings) -> d
             "so both parts hold digits of the same writers"
         ),
         "variant": arguments.variant,
-        "command": command_of("digits", add_arguments, arguments, named=("variant", "seed")),
+        "command": command(arguments),
         "seed": arguments.seed,
-        "optimizer": f"{settings.optimizer}, rate {settings.lr}",
-        "steps": settings.steps,
+        "optimizer": f"{fitted.settings.optimizer}, rate {fitted.settings.lr}",
+        "steps": fitted.trained.num_steps,
         "trained_with": versions() | {"scikit-learn": sklearn.__version__},
     }
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """The command line that repeats this run."""
+    return command_of("digits", add_arguments, arguments, named=("variant", "seed"))

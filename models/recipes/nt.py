@@ -5,33 +5,53 @@ minute of one core. `checkpoints/train.sh` holds the commands of the committed c
 """
 
 import argparse
-import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from attnserve.models.config import TransformerConfig
-from attnserve.models.recipes.accuracy import free_running_accuracy, greedy, teacher_forced_accuracy
-from attnserve.models.recipes.conditioning import measure_conditioning, observe
+from attnserve.models.recipes.accuracy import greedy, teacher_forced_accuracy
+from attnserve.models.recipes.nt_scores import mean_over, measure_accuracy, score
 from attnserve.models.recipes.options import (
     add_model_options,
     add_optimizer_options,
-    add_run_options,
+    add_watch_options,
+    build_model,
     check_counts,
-    check_folder,
-    command_of,
-    save_run,
     settings_of,
     shape_of,
-    versions,
+    watch_of,
 )
-from attnserve.models.recipes.recurrence import NT, Lengths, batches
-from attnserve.models.recipes.training import TrainingSettings, train
-from attnserve.models.threads import num_threads
+from attnserve.models.recipes.recurrence import NT, Lengths, Mixture, batches
+from attnserve.models.recipes.runs import Trained, add_run_options, command_of, save_run, train_as_asked, versions
+from attnserve.models.recipes.summary import Measure
+from attnserve.models.recipes.training import TrainingSettings
 from attnserve.models.transformer import Transformer
 
 SUMMARY = "x(t) = x(t-1) + x(t-delay) mod symbols, one next token at a time"
+TASK = "NT(symbols, delay)"
+COMPARED = {
+    "expressive": "--variant expressive",
+    "dot-product": "--variant dot_product",
+    "dot-product, gain 2": "--variant dot_product --gain 2",
+}
+STEPS = 1200
+QUICK = {"score_every": 50, "stop_at": 0.999}
+LESSON = (
+    "A gain of 2 is the same attention at half the temperature: where it learns too, expressive attention is less "
+    "sensitive to the scale of its scores, not more capable."
+)
+SOLVED = 0.995
+"""Accuracy at which the task counts as learnt."""
+MEASURES = (
+    Measure(header="accuracy, %", column="accuracy", kind="outcome"),
+    Measure(header="free runs exact, %", column="free_running_exact", kind="outcome"),
+    Measure(header="steps to 99.5 %", column="steps_to_solved", kind="steps"),
+    Measure(header="CPU s", column="cpu_seconds", kind="seconds"),
+)
+NUM_WATCHED = 128
+"""Sequences of the scores on the way."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,28 +59,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task = parser.add_argument_group("task")
     task.add_argument("--symbols", type=int, default=8, help="number of symbols (default: %(default)s)")
     task.add_argument("--delay", type=int, default=16, help="how far back the recurrence reads (default: %(default)s)")
+    task.add_argument(
+        "--delays", nargs="+", type=int, metavar="N", help="several: every sequence has one (default: --delay for all)"
+    )
 
     add_model_options(parser)
     training = parser.add_argument_group("training")
     training.add_argument("--seed", type=int, default=0, help="of weights, data and scores (default: %(default)s)")
-    training.add_argument("--steps", type=int, default=1200, help="optimiser steps (default: %(default)s)")
     training.add_argument("--batch", type=int, default=32, help="sequences per step, at most (default: %(default)s)")
     training.add_argument(
         "--max-tokens", type=int, default=4096, help="tokens per step, at most (default: %(default)s)"
     )
-    training.add_argument("--length", type=int, help="longest training sequence (default: 2 * delay + 2, the shortest)")
+    training.add_argument(
+        "--length",
+        type=int,
+        help="longest training sequence (default: the shortest, 2 * delay + 2, or 4 times the longest of --delays)",
+    )
     training.add_argument("--max-length", type=int, help="longest sequence the model takes (default: --length)")
     training.add_argument(
         "--curriculum",
         type=int,
         default=0,
-        help="steps over which the longest length grows from 2 * delay + 2 to --length (default: %(default)s)",
+        help="steps over which the longest length grows from the shortest to --length (default: %(default)s)",
     )
-    add_optimizer_options(training)
+    add_optimizer_options(training, steps=STEPS)
+    add_watch_options(training, score="the accuracy on sequences of their own")
     training.add_argument(
         "--starts", type=int, default=200, help="random starts, and sequences, scored (default: %(default)s)"
     )
     add_run_options(training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A trained model and what it was trained on."""
+
+    model: Transformer
+    task: NT | Mixture
+    lengths: Lengths
+    settings: TrainingSettings
+    trained: Trained
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,32 +108,71 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: an option has a value that makes no sense; the message names it.
         RuntimeError: training diverged.
     """
-    check_counts(arguments, "batch", "max_tokens", "starts")
-    task = NT(symbols=arguments.symbols, delay=arguments.delay)
-    lengths = lengths_of(arguments)
-    settings = settings_of(arguments)
-    model = Transformer(config_of(arguments, task, lengths), seed=arguments.seed)
-    # Before minutes of training, not after.
-    check_folder(arguments.out)
-    with num_threads(arguments.threads):
-        # Streams 0, 1, ... of one seed: weights, training data, scores, conditioning. Adding one disturbs no other.
-        data = np.random.default_rng((arguments.seed, 1))
-        train(model, batches(task, lengths, data), settings, progress=not arguments.quiet)
-        card = describe_run(arguments, task, lengths, settings) | score(model, task, arguments)
+    fitted = fit(arguments)
+    card = describe_run(arguments, fitted) | score(
+        fitted.model, fitted.task, arguments.seed, num_starts=arguments.starts, progress=not arguments.quiet
+    )
     for field in ("teacher_forced_accuracy", "free_running_accuracy", "free_running_sequences_exact"):
         print(f"{field.replace('_', ' ')}: {card[field]:.6f}")
     print(f"free running: {card['free_running_protocol']}")
-    save_run(model, arguments.out, card)
+    save_run(fitted.model, arguments.out, card)
     return 0
 
 
-def lengths_of(arguments: argparse.Namespace) -> Lengths:
+def fit(arguments: argparse.Namespace) -> Fitted:
+    """Train a model as the options say.
+
+    Raises:
+        ValueError: an option has a value that makes no sense; the message names it.
+        RuntimeError: training diverged.
+    """
+    check_counts(arguments, "batch", "max_tokens", "starts")
+    task = task_of(arguments)
+    lengths = lengths_of(arguments, task)
+    settings = settings_of(arguments, steps=STEPS)
+    model = build_model(config_of(arguments, task, lengths), arguments)
+    # Streams 0, 1, ... of one seed: weights, training data, scores, conditioning, scores on the way. Adding one
+    # disturbs no other.
+    data = np.random.default_rng((arguments.seed, 1))
+    validation = np.random.default_rng((arguments.seed, 4))
+    watched = [part.sample(validation, NUM_WATCHED, lengths.longest) for part in task.parts]
+    predict = greedy(model)
+    watch = watch_of(
+        arguments,
+        lambda: mean_over(task, lambda index, part: teacher_forced_accuracy(predict, part, watched[index])),
+    )
+    trained = train_as_asked(
+        model, batches(task, lengths, data), settings, arguments, watch=watch, command=command(arguments)
+    )
+    return Fitted(model=model, task=task, lengths=lengths, settings=settings, trained=trained)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, and measure what stands in the log: a value per column, None where there is none."""
+    fitted = fit(arguments)
+    generator = np.random.default_rng((arguments.seed, 2))
+    return {
+        **measure_accuracy(fitted.model, fitted.task, generator, fitted.lengths.longest),
+        "steps": fitted.trained.num_steps,
+        "steps_to_solved": fitted.trained.history.first_step_at(SOLVED),
+        "cpu_seconds": round(fitted.trained.cpu_seconds, 1),
+    }
+
+
+def task_of(arguments: argparse.Namespace) -> NT | Mixture:
+    """The task, from the options."""
+    if arguments.delays is not None:
+        return Mixture(symbols=arguments.symbols, delays=tuple(arguments.delays))
+    return NT(symbols=arguments.symbols, delay=arguments.delay)
+
+
+def lengths_of(arguments: argparse.Namespace, task: NT | Mixture) -> Lengths:
     """The lengths to train on, from the options."""
-    shortest = 2 * arguments.delay + 2
+    shortest = 2 * task.delay + 2 if len(task.parts) == 1 else 4 * task.delay
     longest = shortest if arguments.length is None else arguments.length
-    if longest < arguments.delay:
+    if longest < task.first_scored:
         raise ValueError(
-            f"length: nothing can be predicted in less than --delay {arguments.delay} steps, got {longest}"
+            f"length: nothing can be predicted in less than {task.first_scored} steps with these delays, got {longest}"
         )
     return Lengths(
         shortest=min(shortest, longest),
@@ -106,7 +183,7 @@ def lengths_of(arguments: argparse.Namespace) -> Lengths:
     )
 
 
-def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> TransformerConfig:
+def config_of(arguments: argparse.Namespace, task: NT | Mixture, lengths: Lengths) -> TransformerConfig:
     """The model to train, from the options."""
     max_length = lengths.longest if arguments.max_length is None else arguments.max_length
     if max_length < lengths.longest:
@@ -119,64 +196,29 @@ def config_of(arguments: argparse.Namespace, task: NT, lengths: Lengths) -> Tran
     )
 
 
-def score(model: Transformer, task: NT, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything measured after training, as it stands in the card."""
-    generator = np.random.default_rng((arguments.seed, 2))
-    length, predict = model.config.max_length, greedy(model)
-    teacher_forced = teacher_forced_accuracy(predict, task, task.sample(generator, arguments.starts, length))
-    # Every wrong token costs a pass: a model that failed is scored on fewer starts, in seconds instead of an hour.
-    num_starts = arguments.starts if teacher_forced > 0.98 else min(arguments.starts, 8)
-    starts = task.sample(generator, num_starts, task.delay)
-    free = free_running_accuracy(predict, task, starts, length, progress=not arguments.quiet)
-    rounding = np.random.default_rng((arguments.seed, 3))
-    conditioning = measure_conditioning(model, rounding, num_sequences=arguments.starts)
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "teacher_forced_accuracy": teacher_forced,
-        "free_running_accuracy": free.tokens_right,
-        "free_running_sequences_exact": free.sequences_exact,
-        "free_running_protocol": (
-            f"{num_starts} uniformly random starts of {task.delay} tokens, each continued greedily to "
-            f"{length} tokens; every generated token compared with the recurrence from the start"
-        ),
-        "lookback": measure_lookback(model, task, task.sample(generator, 16, length)),
-        "conditioning": dataclasses.asdict(conditioning),
-    }
-
-
-def measure_lookback(
-    model: Transformer, task: NT, sequences: np.ndarray[Any, np.dtype[np.int64]]
-) -> list[dict[str, Any]]:
-    """Mean attention weight on the key `delay - 1` steps back, the other term of the sum, per layer and head."""
-    maps = [observe(model, tokens).weights for tokens in sequences]
-    means = [
-        torch.stack([weights.diagonal(1 - task.delay, dim1=1, dim2=2).mean(-1) for weights in layer]).mean(0)
-        for layer in zip(*maps, strict=True)
-    ]
-    return [
-        {"layer": layer, "head": head, "mean_weight": round(weight, 4)}
-        for layer, heads in enumerate(means)
-        for head, weight in enumerate(heads.tolist())
-    ]
-
-
-def describe_run(
-    arguments: argparse.Namespace, task: NT, lengths: Lengths, settings: TrainingSettings
-) -> dict[str, Any]:
+def describe_run(arguments: argparse.Namespace, fitted: Fitted) -> dict[str, Any]:
     """What was trained and how, as it stands in the card."""
+    task, settings = fitted.task, fitted.settings
+    delays = " or ".join(str(part.delay) for part in task.parts)
+    delay = task.delay if len(task.parts) == 1 else [part.delay for part in task.parts]
     return {
         "description": (
-            f"{arguments.variant.replace('_', '-')} attention trained on x(t) = [x(t-1) + x(t-{task.delay})] mod "
+            f"{arguments.variant.replace('_', '-')} attention trained on x(t) = [x(t-1) + x(t-{delays})] mod "
             f"{task.symbols}: the first {task.delay} tokens are free, all others follow"
         ),
         "recipe": "nt",
         "symbols": task.symbols,
-        "delay": task.delay,
+        "delay": delay,
         "variant": arguments.variant,
-        "command": command_of("nt", add_arguments, arguments, named=("variant", "symbols", "delay", "seed")),
+        "command": command(arguments),
         "seed": arguments.seed,
         "optimizer": f"{settings.optimizer}, rate {settings.lr}",
-        "steps": settings.steps,
-        "lengths": [lengths.shortest, lengths.longest],
+        "steps": fitted.trained.num_steps,
+        "lengths": [fitted.lengths.shortest, fitted.lengths.longest],
         "trained_with": versions(),
     }
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """The command line that repeats this run."""
+    return command_of("nt", add_arguments, arguments, named=("variant", "symbols", "delay", "seed"))

@@ -1,28 +1,21 @@
-"""Options that every recipe has, and what is made of them: attention, settings, folder, the command of the card.
+"""Options that every recipe has for its model and its training, and what is made of them.
 
 A recipe changes defaults with `parser.set_defaults` after adding them; help texts follow.
 """
 
 import argparse
-import platform
-import shlex
-import tempfile
+import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tokenizers import Tokenizer
 
-import attnserve
-from attnserve.checkpoint_files import CONFIG_FILE
 from attnserve.models.attention import VARIANTS
 from attnserve.models.attention.elliptical import SCALINGS, SCOPES
 from attnserve.models.attention.layer import AttentionConfig
-from attnserve.models.checkpoint import save_checkpoint
-from attnserve.models.config import POSITIONS, layers_of
-from attnserve.models.recipes.training import OPTIMIZERS, TrainingSettings
+from attnserve.models.config import POSITIONS, TransformerConfig, layers_of
+from attnserve.models.recipes.random_metric import METRICS, draw_metrics
+from attnserve.models.recipes.training import OPTIMIZERS, TrainingSettings, Watch
 from attnserve.models.transformer import Transformer
 
 DEFAULT_RATES = {"sgd": 0.3, "adamw": 0.003}
@@ -56,7 +49,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="rotary frequencies are base^(-2e / head size); below 1 they exceed one radian per step "
         "(default: %(default)s)",
     )
+    model.add_argument(
+        "--positions-std",
+        type=float,
+        default=1.0,
+        help="of the entries of the table that is added, which orthogonal ones begin with (default: %(default)s)",
+    )
     model.add_argument("--scale", type=float, help="factor on q.k (default: 1 / sqrt(head size))")
+    model.add_argument(
+        "--gain", type=float, default=1.0, help="factor on the scale, an inverse temperature (default: %(default)s)"
+    )
     model.add_argument(
         "--epsilon", type=float, default=0.0, help="added to the row sum of expressive attention (default: %(default)s)"
     )
@@ -69,6 +71,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="elliptical: steps the metric is made of (default: prefix if the model is causal, else sequence)",
     )
     model.add_argument("--scaling", choices=SCALINGS, help="elliptical: norm of the metric (default: max)")
+    model.add_argument(
+        "--metric",
+        choices=METRICS,
+        default=METRICS[0],
+        help="elliptical: random ones are a baseline that no checkpoint can hold (default: %(default)s)",
+    )
 
 
 def attention_of(arguments: argparse.Namespace, *, causal: bool) -> tuple[AttentionConfig, ...]:
@@ -81,7 +89,14 @@ def attention_of(arguments: argparse.Namespace, *, causal: bool) -> tuple[Attent
     layers = (2 if elliptical else 1) if arguments.layers is None else arguments.layers
     if elliptical and layers < 2:
         raise ValueError(f"layers: layer 0 of an elliptical model is dot-product; expected at least 2, got {layers}")
-    every: dict[str, Any] = {"scale": arguments.scale, "window": arguments.window}
+    if arguments.metric != METRICS[0] and not elliptical:
+        raise ValueError(f"metric: only elliptical attention has one; expected {METRICS[0]}, got {arguments.metric}")
+    if not math.isfinite(arguments.gain) or arguments.gain <= 0:
+        raise ValueError(f"gain: expected a finite number > 0, got {arguments.gain}")
+    scale = arguments.scale
+    if arguments.gain != 1:
+        scale = arguments.gain * (math.sqrt(arguments.heads / arguments.width) if scale is None else scale)
+    every: dict[str, Any] = {"scale": scale, "window": arguments.window}
     own: dict[str, Any] = {"epsilon": arguments.epsilon, "scope": arguments.scope, "scaling": arguments.scaling}
     if elliptical:
         scope = arguments.scope or ("prefix" if causal else "sequence")
@@ -107,8 +122,21 @@ def shape_of(arguments: argparse.Namespace, *, causal: bool) -> dict[str, Any]:
     }
 
 
-def add_optimizer_options(training: argparse._ArgumentGroup) -> None:
-    """Add the options of `TrainingSettings`, but `--steps`."""
+def build_model(config: TransformerConfig, arguments: argparse.Namespace) -> Transformer:
+    """The untrained model of the options; with `--metric random` its metrics are drawn anew in every pass."""
+    model = Transformer(config, seed=arguments.seed)
+    if model.positions is not None and arguments.positions_std != 1:
+        with torch.no_grad():
+            model.positions.table *= arguments.positions_std
+    if arguments.metric == "random":
+        # Stream 9 of the seed, which no recipe uses for anything else.
+        draw_metrics(model, torch.Generator().manual_seed(10 * arguments.seed + 9))
+    return model
+
+
+def add_optimizer_options(training: argparse._ArgumentGroup, *, steps: int) -> None:
+    """Add the options of `TrainingSettings`; `steps` is how many there are unless the options say so."""
+    training.add_argument("--steps", type=int, help=f"optimiser steps (default: {steps})")
     training.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="(default: %(default)s)")
     training.add_argument("--lr", type=float, help="learning rate (default: 0.3 for sgd, 0.003 for adamw)")
     training.add_argument("--momentum", type=float, default=0.8, help="of sgd (default: %(default)s)")
@@ -116,29 +144,50 @@ def add_optimizer_options(training: argparse._ArgumentGroup) -> None:
     training.add_argument("--cooldown", type=int, default=0, help="last steps, of falling rate (default: %(default)s)")
 
 
-def settings_of(arguments: argparse.Namespace) -> TrainingSettings:
-    """The settings that the options name.
+def add_watch_options(training: argparse._ArgumentGroup, *, score: str) -> None:
+    """Add the options of `Watch`; `score` says what is scored."""
+    training.add_argument(
+        "--score-every", type=int, default=0, help=f"steps from one score to the next, {score}; 0 is none (default: 0)"
+    )
+    training.add_argument("--stop-at", type=float, help="two scores in a row that end training (default: none do)")
+    training.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        help="scores in a row without a better one that end training; 0 is never (default: %(default)s)",
+    )
+
+
+def watch_of(arguments: argparse.Namespace, score: Callable[[], float]) -> Watch | None:
+    """When to score, from the options.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if arguments.score_every < 0:
+        raise ValueError(f"score_every: expected an integer >= 0, got {arguments.score_every}")
+    if arguments.score_every == 0:
+        for option in ("stop_at", "patience"):
+            if getattr(arguments, option):
+                raise ValueError(f"{option}: nothing is scored without --score-every, got {getattr(arguments, option)}")
+        return None
+    return Watch(score=score, every=arguments.score_every, stop_at=arguments.stop_at, patience=arguments.patience)
+
+
+def settings_of(arguments: argparse.Namespace, *, steps: int) -> TrainingSettings:
+    """The settings that the options name; `steps` if they name none.
 
     Raises:
         ValueError: names the option.
     """
     return TrainingSettings(
-        steps=arguments.steps,
+        steps=steps if arguments.steps is None else arguments.steps,
         optimizer=arguments.optimizer,
         lr=DEFAULT_RATES[arguments.optimizer] if arguments.lr is None else arguments.lr,
         momentum=arguments.momentum,
         warmup=arguments.warmup,
         cooldown=arguments.cooldown,
     )
-
-
-def add_run_options(training: argparse._ArgumentGroup) -> None:
-    """Add `--threads`, `--quiet` and `--out`."""
-    training.add_argument(
-        "--threads", type=int, default=1, help="of PyTorch; results depend on it (default: %(default)s)"
-    )
-    training.add_argument("--quiet", action="store_true", help="no progress bars (default: off)")
-    training.add_argument("--out", required=True, metavar="FOLDER", help="where the checkpoint goes")
 
 
 def check_counts(arguments: argparse.Namespace, *options: str) -> None:
@@ -152,58 +201,3 @@ def check_counts(arguments: argparse.Namespace, *options: str) -> None:
             raise ValueError(f"{option}: expected an integer >= 1, got {getattr(arguments, option)}")
     if arguments.seed < 0:
         raise ValueError(f"seed: expected an integer >= 0, got {arguments.seed}")
-
-
-def check_folder(out: str) -> None:
-    """Refuse a folder that holds a checkpoint or cannot be written; it exists afterwards.
-
-    Raises:
-        ValueError: names `out`.
-    """
-    folder = Path(out)
-    if (folder / CONFIG_FILE).exists():
-        raise ValueError(f"out: {folder} holds a checkpoint; remove it or choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"out: {folder} cannot be written: {error}") from None
-
-
-def command_of(
-    recipe: str,
-    add_arguments: Callable[[argparse.ArgumentParser], None],
-    arguments: argparse.Namespace,
-    *,
-    named: tuple[str, ...],
-) -> str:
-    """The command line that repeats this run: every option that is not at its default, and those `named`."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    words = ["attnserve", "train", recipe]
-    # `parser` knows the recipe's own options only, not those of the command around it.
-    for option, default in vars(parser.parse_args(["--out", ""])).items():
-        value = getattr(arguments, option)
-        if option not in ("out", "quiet") and (option in named or value != default):
-            values = value if isinstance(value, list) else [] if value is True else [value]
-            words += ["--" + option.replace("_", "-"), *map(str, values)]
-    return shlex.join([*words, "--out", arguments.out])
-
-
-def save_run(model: Transformer, out: str, card: dict[str, Any], tokenizer: Tokenizer | None = None) -> None:
-    """Say what rounding does to the model, and save it with its card."""
-    rounding = card["conditioning"]
-    print(f"float32 against float64: logits {rounding['logits']:.1e} of the largest, weights {rounding['weights']:.1e}")
-    save_checkpoint(model, out, card, tokenizer)
-    print(f"saved {out}")
-
-
-def versions() -> dict[str, str]:
-    """Of all that decides what a seed gives, for the card."""
-    return {
-        "attnserve": attnserve.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }

@@ -24,6 +24,8 @@ class NT:
 
     symbols: int
     delay: int
+    given: int = 0
+    """Tokens that are neither trained nor scored, if more than the `delay` that cannot be."""
 
     def __post_init__(self) -> None:
         """Refuse what is no task.
@@ -31,9 +33,19 @@ class NT:
         Raises:
             ValueError: names the field, what was expected and what came.
         """
-        for field, lowest in (("symbols", 2), ("delay", 1)):
+        for field, lowest in (("symbols", 2), ("delay", 1), ("given", 0)):
             if getattr(self, field) < lowest:
                 raise ValueError(f"{field}: expected an integer >= {lowest}, got {getattr(self, field)}")
+
+    @property
+    def first_scored(self) -> int:
+        """The step whose token is the first to be predicted."""
+        return max(self.delay, self.given)
+
+    @property
+    def parts(self) -> "tuple[NT, ...]":
+        """The tasks it is made of: itself."""
+        return (self,)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -59,15 +71,68 @@ class NT:
 
     def batch(self, generator: np.random.Generator, num_sequences: int, length: int) -> Batch:
         """Sequences of `length` tokens, scored wherever the next token follows from what was seen."""
-        tokens = torch.from_numpy(self.sample(generator, num_sequences, length + 1))
-        slots = torch.arange(num_sequences * length).view(num_sequences, length)
-        return Batch(
-            inputs=tokens[:, :-1].flatten(),
-            positions=torch.arange(length).repeat(num_sequences),
-            slots=slots,
-            rows=slots[:, self.delay - 1 :].flatten(),
-            targets=tokens[:, self.delay :].flatten(),
-        )
+        return batch_of(self.sample(generator, num_sequences, length + 1), self.first_scored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Several delays over the same symbols. A sequence has one of them, which its first tokens give away."""
+
+    symbols: int
+    delays: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no mixture.
+
+        Raises:
+            ValueError: names the field, what was expected and what came.
+        """
+        if len(set(self.delays)) != len(self.delays) or len(self.delays) < 2:
+            raise ValueError(f"delays: expected two or more different ones, got {list(self.delays)}")
+        self.parts  # noqa: B018
+
+    @property
+    def delay(self) -> int:
+        """The longest."""
+        return max(self.delays)
+
+    @property
+    def parts(self) -> tuple[NT, ...]:
+        """A task per delay, each scored from where every one of them can be told from the others."""
+        return tuple(NT(symbols=self.symbols, delay=delay, given=2 * self.delay) for delay in self.delays)
+
+    @property
+    def first_scored(self) -> int:
+        """The step whose token is the first to be predicted."""
+        return self.parts[0].first_scored
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name per symbol."""
+        return self.parts[0].labels
+
+    def batch(self, generator: np.random.Generator, num_sequences: int, length: int) -> Batch:
+        """Sequences of `length` tokens, each with a delay drawn uniformly."""
+        drawn = generator.integers(len(self.delays), size=num_sequences)
+        counts = np.bincount(drawn, minlength=len(self.delays))
+        tokens = [
+            part.sample(generator, int(count), length + 1) for part, count in zip(self.parts, counts, strict=True)
+        ]
+        return batch_of(np.concatenate(tokens), self.first_scored)
+
+
+def batch_of(sequences: Int[np.ndarray, "S n"], first_scored: int) -> Batch:
+    """Sequences, the last token of each only as a target, to be predicted from step `first_scored` on."""
+    tokens = torch.from_numpy(sequences)
+    num_sequences, length = len(sequences), sequences.shape[1] - 1
+    slots = torch.arange(num_sequences * length).view(num_sequences, length)
+    return Batch(
+        inputs=tokens[:, :-1].flatten(),
+        positions=torch.arange(length).repeat(num_sequences),
+        slots=slots,
+        rows=slots[:, first_scored - 1 :].flatten(),
+        targets=tokens[:, first_scored:].flatten(),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +154,7 @@ class Lengths:
         return round(self.shortest * math.pow(growth, generator.random()))
 
 
-def batches(task: NT, lengths: Lengths, generator: np.random.Generator) -> Iterator[Batch]:
+def batches(task: NT | Mixture, lengths: Lengths, generator: np.random.Generator) -> Iterator[Batch]:
     """Endless training batches, every one from fresh random starts."""
     step = 0
     while True:

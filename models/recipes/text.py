@@ -7,6 +7,7 @@ trained; `checkpoints/train.sh` holds the command of the committed checkpoint.
 import argparse
 import dataclasses
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,37 +16,54 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from attnserve.models.config import TransformerConfig
-from attnserve.models.recipes.conditioning import measure_conditioning
-from attnserve.models.recipes.corpus import HELD_OUT_EVERY, Corpus, read_files, read_packages
+from attnserve.models.recipes.corpus import HELD_OUT_EVERY, Corpus, read_files, read_packages, read_wikitext
 from attnserve.models.recipes.language import (
-    continue_text,
     encode_documents,
     initialise_embedding,
     model_bits,
     train_tokenizer,
-    unigram_bits,
     windows,
 )
 from attnserve.models.recipes.options import (
     add_model_options,
     add_optimizer_options,
-    add_run_options,
+    add_watch_options,
+    build_model,
     check_counts,
-    check_folder,
-    command_of,
-    save_run,
     settings_of,
     shape_of,
-    versions,
+    watch_of,
 )
-from attnserve.models.recipes.training import TrainingSettings, train
-from attnserve.models.threads import num_threads
+from attnserve.models.recipes.runs import Trained, add_run_options, command_of, save_run, train_as_asked, versions
+from attnserve.models.recipes.summary import Measure
+from attnserve.models.recipes.text_scores import measure_text, score
+from attnserve.models.recipes.training import TrainingSettings
 from attnserve.models.transformer import Transformer
 
 SUMMARY = "a language model of documentation English, which reads text"
 PACKAGES = ("numpy", "torch")
-PROMPT = "Returns a new tensor with"
-SAMPLE_TOKENS = 64
+VALIDATION_TOKENS = 20_000
+"""That a score on the way is taken over, at most."""
+STEPS = 2800
+TASK = "text"
+_SMALL = "--layers 2"
+COMPARED = {
+    "dot-product": f"--variant dot_product {_SMALL}",
+    "expressive": f"--variant expressive {_SMALL}",
+    "elliptical, prefix": f"--variant elliptical {_SMALL}",
+    "elliptical, random metric": f"--variant elliptical {_SMALL} --metric random",
+    "elliptical, leaky": f"--variant elliptical {_SMALL} --scope sequence-leaky",
+}
+"""What `--quick` compares: a row and its options."""
+QUICK = {"steps": 200}
+LESSON = "A leaky metric has seen the text it predicts: believe the column that shows the prefix alone."
+MEASURES = (
+    Measure(header="bits per byte", column="bits_per_byte", kind="number"),
+    Measure(header="words swapped", column="bits_per_byte_swapped", kind="number"),
+    Measure(header="some bytes, whole window", column="bits_whole", kind="number"),
+    Measure(header="the same, prefix alone", column="bits_prefix", kind="number"),
+    Measure(header="CPU s", column="cpu_seconds", kind="seconds"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--files",
         nargs="+",
         metavar="FILE",
-        help="UTF-8 text whose documents stand between blank lines (default: docstrings of numpy and torch)",
+        help="UTF-8 text whose documents stand between blank lines, or folders of such files (default: docstrings of "
+        "numpy and torch)",
     )
-    text.add_argument("--vocabulary-size", type=int, default=1024, help="tokens, at most (default: %(default)s)")
+    text.add_argument(
+        "--wikitext", metavar="FOLDER", help="the three files of WikiText-103 or -2, instead of --files (default: none)"
+    )
+    text.add_argument(
+        "--vocabulary-size", type=int, default=1024, help="tokens, at most; 256 is one per byte (default: %(default)s)"
+    )
     add_model_options(parser)
     attention = parser.add_argument_group("attention")
     attention.add_argument(
@@ -65,15 +89,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     training = parser.add_argument_group("training")
     training.add_argument("--seed", type=int, default=0, help="of weights, data and scores (default: %(default)s)")
-    training.add_argument("--steps", type=int, default=2800, help="optimiser steps (default: %(default)s)")
     training.add_argument("--batch", type=int, default=4, help="windows of text per step (default: %(default)s)")
     training.add_argument("--max-length", type=int, default=256, help="tokens of a window (default: %(default)s)")
-    add_optimizer_options(training)
+    add_optimizer_options(training, steps=STEPS)
     training.add_argument(
         "--sequences", type=int, default=200, help="to measure conditioning over (default: %(default)s)"
     )
+    add_watch_options(training, score="minus the bits per byte of text that is neither trained nor tested on")
     add_run_options(training)
     parser.set_defaults(layers=3, heads=2, width=96, positions="rotary", optimizer="adamw", warmup=100, cooldown=2000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A trained model, its tokenizer and its text."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    corpus: Corpus
+    training: NDArray[np.int64]
+    """Ids of the text it was trained on."""
+    settings: TrainingSettings
+    trained: Trained
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,27 +120,78 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: an option has a value that makes no sense, or a file cannot be read; the message names it.
         RuntimeError: training diverged.
     """
-    check_counts(arguments, "batch", "max_length", "sequences")
-    settings = settings_of(arguments)
-    # Nothing here is large enough for the library's threads; forking with them running, it would warn.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    corpus = read_packages(PACKAGES) if arguments.files is None else read_files(arguments.files)
-    tokenizer = train_tokenizer(corpus.training, arguments.vocabulary_size)
-    training = encode_documents(tokenizer, corpus.training)
-    # Streams 0, 1, ... of one seed: weights, training data, conditioning. Adding one disturbs no other.
-    data = np.random.default_rng((arguments.seed, 1))
-    batches = windows(training, arguments.max_length, arguments.batch, data)
-    model = Transformer(config_of(arguments, tokenizer), seed=arguments.seed)
-    initialise_embedding(model.token_embedding.weight)
-    # Before minutes of training, not after.
-    check_folder(arguments.out)
-    with num_threads(arguments.threads):
-        train(model, batches, settings, progress=not arguments.quiet)
-        card = describe_run(arguments, corpus, settings) | score(model, tokenizer, corpus, training, arguments)
+    fitted = fit(arguments)
+    scores = score(
+        fitted.model,
+        fitted.tokenizer,
+        fitted.corpus,
+        fitted.training,
+        arguments.seed,
+        num_sequences=arguments.sequences,
+    )
+    card = describe_run(arguments, fitted) | scores
     print(f"held out: {card['bits_per_byte']:.3f} bits per byte; unigram: {card['unigram_bits_per_byte']:.3f}")
     print(f"{card['sample']['prompt']}|{card['sample']['continuation']}")
-    save_run(model, arguments.out, card, tokenizer)
+    save_run(fitted.model, arguments.out, card, fitted.tokenizer)
     return 0
+
+
+def fit(arguments: argparse.Namespace) -> Fitted:
+    """Train a model as the options say.
+
+    Raises:
+        ValueError: an option has a value that makes no sense, or a file cannot be read; the message names it.
+        RuntimeError: training diverged.
+    """
+    check_counts(arguments, "batch", "max_length", "sequences")
+    settings = settings_of(arguments, steps=STEPS)
+    # Nothing here is large enough for the library's threads; forking with them running, it would warn.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    corpus = corpus_of(arguments)
+    tokenizer = train_tokenizer(corpus.training, arguments.vocabulary_size)
+    training = encode_documents(tokenizer, corpus.training)
+    # Streams 0, 1, ... of one seed: weights, training data, conditioning, contamination. Adding one disturbs no other.
+    data = np.random.default_rng((arguments.seed, 1))
+    batches = windows(training, arguments.max_length, arguments.batch, data)
+    model = build_model(config_of(arguments, tokenizer), arguments)
+    initialise_embedding(model.token_embedding.weight)
+    validation = encode_documents(tokenizer, corpus.validation or corpus.held_out)[:VALIDATION_TOKENS]
+    watch = watch_of(arguments, lambda: -model_bits(model, tokenizer, validation).per_byte)
+    trained = train_as_asked(model, batches, settings, arguments, watch=watch, command=command(arguments))
+    return Fitted(
+        model=model,
+        tokenizer=tokenizer,
+        corpus=corpus,
+        training=training,
+        settings=settings,
+        trained=trained,
+    )
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, and measure what stands in the log: a value per column, None where there is none."""
+    fitted = fit(arguments)
+    generator = np.random.default_rng((arguments.seed, 3))
+    return {
+        **measure_text(fitted.model, fitted.tokenizer, fitted.corpus, generator),
+        "steps": fitted.trained.num_steps,
+        "cpu_seconds": round(fitted.trained.cpu_seconds, 1),
+    }
+
+
+def corpus_of(arguments: argparse.Namespace) -> Corpus:
+    """The text, from the options; if scores are taken on the way, with documents for them."""
+    if arguments.wikitext is not None and arguments.files is not None:
+        raise ValueError(f"wikitext: expected it or --files, got both: {arguments.wikitext}, {arguments.files}")
+    if arguments.wikitext is not None:
+        return read_wikitext(arguments.wikitext)
+    corpus = read_packages(PACKAGES) if arguments.files is None else read_files(arguments.files)
+    if not arguments.score_every:
+        return corpus
+    # Every 20th of what is left, the last included: there are at least 19.
+    chosen = corpus.training[::-HELD_OUT_EVERY]
+    kept = tuple(document for document in corpus.training if document not in set(chosen))
+    return dataclasses.replace(corpus, training=kept, validation=chosen)
 
 
 def config_of(arguments: argparse.Namespace, tokenizer: Tokenizer) -> TransformerConfig:
@@ -125,33 +213,9 @@ def config_of(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Transforme
     )
 
 
-def score(
-    model: Transformer, tokenizer: Tokenizer, corpus: Corpus, training: NDArray[np.int64], arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """Everything measured after training, as it stands in the card."""
-    held_out = encode_documents(tokenizer, corpus.held_out)
-    rounding = np.random.default_rng((arguments.seed, 2))
-    conditioning = measure_conditioning(model, rounding, num_sequences=arguments.sequences)
-    bits, unigram = model_bits(model, tokenizer, held_out), unigram_bits(tokenizer, training, held_out)
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "bits_per_byte": bits.per_byte,
-        "bits_per_token": bits.per_token,
-        "unigram_bits_per_byte": unigram.per_byte,
-        "unigram_bits_per_token": unigram.per_token,
-        "held_out_tokens": len(held_out),
-        "training_tokens": len(training),
-        "scoring_protocol": (
-            f"every held-out token but the first, given those before it in its window of {model.config.max_length} "
-            "tokens; the unigram model has the frequencies of the training tokens, plus one each"
-        ),
-        "sample": {"prompt": PROMPT, "continuation": continue_text(model, tokenizer, PROMPT, SAMPLE_TOKENS)},
-        "conditioning": dataclasses.asdict(conditioning),
-    }
-
-
-def describe_run(arguments: argparse.Namespace, corpus: Corpus, settings: TrainingSettings) -> dict[str, Any]:
+def describe_run(arguments: argparse.Namespace, fitted: Fitted) -> dict[str, Any]:
     """What was trained and how, as it stands in the card."""
+    corpus, settings = fitted.corpus, fitted.settings
     return {
         "description": (
             f"{arguments.variant.replace('_', '-')} attention trained to continue documentation English, "
@@ -161,13 +225,18 @@ def describe_run(arguments: argparse.Namespace, corpus: Corpus, settings: Traini
         "variant": arguments.variant,
         "text": {
             "source": corpus.source,
-            "documents": len(corpus.training) + len(corpus.held_out),
+            "documents": len(corpus.training) + len(corpus.validation) + len(corpus.held_out),
             "characters": corpus.num_characters,
-            "held_out": f"every {HELD_OUT_EVERY}th document",
+            "held_out": corpus.split,
         },
-        "command": command_of("text", add_arguments, arguments, named=("variant", "seed")),
+        "command": command(arguments),
         "seed": arguments.seed,
         "optimizer": f"{settings.optimizer}, rate {settings.lr}",
-        "steps": settings.steps,
+        "steps": fitted.trained.num_steps,
         "trained_with": versions() | {"tokenizers": tokenizers.__version__},
     }
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """The command line that repeats this run."""
+    return command_of("text", add_arguments, arguments, named=("variant", "seed"))

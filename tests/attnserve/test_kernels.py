@@ -22,8 +22,12 @@ def test_who_requires_kernels_is_told_that_there_are_none(places):
     with pytest.raises(ValueError, match=r"^kernels: expected a library, found none"):
         require_kernels("auto", places)
     assert require_kernels("off", places) is None
+
+
+def test_who_requires_kernels_is_told_that_they_are_none(places):
     places[1].touch()
-    assert require_kernels("auto", places) == places[1]
+    with pytest.raises(ValueError, match=rf"^kernels: expected a library that loads, got {places[1]}: "):
+        require_kernels("auto", places)
 
 
 def test_none_is_taken_when_they_are_off(places):

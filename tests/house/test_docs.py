@@ -1,11 +1,15 @@
 """Pages name files and words; files move and words change."""
 
+import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from attnserve.models import load_checkpoint
 from attnserve.models.attention.table import variants_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +50,25 @@ def test_the_table_of_variants_is_the_one_the_code_prints():
     page = (ROOT / "docs" / "attention.md").read_text("utf-8")
     table = page.split("<!-- variants -->\n")[1].split("<!-- /variants -->")[0]
     assert table == variants_table()
+
+
+@pytest.mark.parametrize(
+    "packages", [(), ("lightning",), ("transformers", "accelerate")], ids=lambda packages: "-".join(packages) or "torch"
+)
+def test_training_loops_run(packages, tmp_path):
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed, and nothing here depends on it")
+    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    blocks = dict(re.findall(r"^```python ?(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    assert set(blocks) == {"", "lightning", "transformers"}
+    program = "\n".join(blocks[word] for word in ("", *packages[:1]))
+    # A process of its own: other people's trainers set up logging, signals and warnings as they like.
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [load_checkpoint(folder).model.config.width for folder in tmp_path.glob("checkpoints/*")] == [16] * bool(
+        packages
+    )
 
 
 @pytest.mark.parametrize("name", ["attention.md"])

@@ -10,17 +10,9 @@ import torch
 
 from attnserve.models import load_checkpoint
 from attnserve.models.recipes.conditioning import conditioning_over, observe
-from attnserve.models.recipes.digits import (
-    Digits,
-    accuracy,
-    add_arguments,
-    batches,
-    config_of,
-    cut_patches,
-    load_digits,
-    run,
-    split_digits,
-)
+from attnserve.models.recipes.digits import add_arguments, batches, config_of, fit, measure, run
+from attnserve.models.recipes.digits_scores import accuracy
+from attnserve.models.recipes.images import Digits, cut_patches, load_digits, split_digits
 
 CHECKPOINTS = Path(__file__).parents[3] / "checkpoints"
 COMMITTED = CHECKPOINTS / "digits-elliptical"
@@ -42,47 +34,8 @@ def test_every_option_has_a_help_text_with_its_default() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     for action in parser._actions:
-        if action.dest not in ("help", "out"):
+        if action.dest != "help":
             assert "default" in (action.help or ""), action.dest
-
-
-def test_digits_are_images_from_paper_to_ink(digits: Digits) -> None:
-    assert digits.images.shape == (1797, 8, 8)
-    assert digits.images.dtype == np.float32
-    assert (digits.images.min(), digits.images.max()) == (0, 1)
-    assert set(digits.classes.tolist()) == set(range(10))
-
-
-def test_patches_are_in_reading_order() -> None:
-    images = np.arange(2 * 64, dtype=np.float32).reshape(2, 8, 8)
-    patches = cut_patches(images)
-
-    assert patches.shape == (2, 16, 4)
-    for image, row, column in itertools.product(range(2), range(4), range(4)):
-        expected = images[image, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-        assert patches[image, 4 * row + column].tolist() == expected.flatten().tolist()
-
-
-def test_the_split_is_disjoint_and_has_a_fifth_of_every_class(digits: Digits) -> None:
-    # Pixels that name the image: some images of the data may be equal.
-    count = len(digits)
-    numbered = np.broadcast_to(np.arange(count, dtype=np.float32)[:, None, None], (count, 8, 8))
-    train_digits, test_digits = split_digits(Digits(images=numbered, classes=digits.classes), seed=0)
-
-    train_ids, test_ids = (part.images[:, 0, 0].astype(int) for part in (train_digits, test_digits))
-    assert sorted([*train_ids, *test_ids]) == list(range(count))
-    for part, ids in ((train_digits, train_ids), (test_digits, test_ids)):
-        np.testing.assert_array_equal(part.classes, digits.classes[ids])
-    for number in range(10):
-        share = (test_digits.classes == number).sum() / (digits.classes == number).sum()
-        assert share == pytest.approx(0.2, abs=0.003)
-
-
-def test_the_seed_decides_the_split(digits: Digits) -> None:
-    first, again, other = (split_digits(digits, seed=seed)[1] for seed in (0, 0, 1))
-
-    np.testing.assert_array_equal(first.images, again.images)
-    assert not np.array_equal(first.images, other.images)
 
 
 @pytest.mark.parametrize(("pooling", "length", "answer"), [("first", 17, 0), ("last", 16, 15), ("mean", 16, 0)])
@@ -114,7 +67,6 @@ def test_batches_hold_every_image_once(digits: Digits, pooling: str, length: int
 def test_a_run_saves_a_model_and_its_card(
     variant: str, pooling: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    threads = torch.get_num_threads()
     arguments = parse(f"{QUICK} --variant {variant} --pooling {pooling} --out '{tmp_path}/a model'")
     assert run(arguments) == 0
 
@@ -131,7 +83,6 @@ def test_a_run_saves_a_model_and_its_card(
     assert layers == (["dot_product", "elliptical"] if variant == "elliptical" else [variant])
     assert config.attention[-1].scope == ("sequence" if variant == "elliptical" else None)
     assert f"test accuracy: {card['test_accuracy']:.6f} of 359 images" in capsys.readouterr().out
-    assert torch.get_num_threads() == threads
 
 
 def test_the_command_of_the_card_is_the_run(tmp_path: Path) -> None:
@@ -208,3 +159,25 @@ def test_one_script_trains_the_committed_checkpoint() -> None:
 
     card = json.loads((COMMITTED / "card.json").read_text("utf-8"))
     assert commands == [shlex.split(card["command"])]
+
+
+@pytest.mark.parametrize("metric", ["estimated", "random"])
+def test_measures_are_columns_of_a_log(metric: str) -> None:
+    row = measure(parse(f"{QUICK} --metric {metric}"))
+
+    assert list(row) == [
+        *("accuracy", "noise", "occlusion", "fgsm", "pgd", "pgd_through_metric"),
+        *(f"similarity_{layer}" for layer in (1, 2, 3, 4)),
+        *("train_accuracy", "steps", "cpu_seconds"),
+    ]
+    assert (row["pgd_through_metric"] is None) == (metric == "random")
+    assert row["similarity_2"] is not None
+    assert row["similarity_3"] is None
+
+
+def test_scores_on_the_way_are_of_images_of_their_own(digits: Digits) -> None:
+    fitted = fit(parse(f"{QUICK} --score-every 2 --stop-at 0"))
+
+    assert list(fitted.trained.history.scores) == [2]
+    assert len(fitted.train_digits) == pytest.approx(0.9 * 1438, abs=5)
+    assert len(fitted.test_digits) == 359

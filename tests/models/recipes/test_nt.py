@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from attnserve.models import TransformerConfig, load_checkpoint
 from attnserve.models.attention import VARIANTS
 from attnserve.models.recipes.accuracy import free_running_accuracy, greedy, teacher_forced_accuracy
 from attnserve.models.recipes.conditioning import measure_conditioning
-from attnserve.models.recipes.nt import add_arguments, measure_lookback, run
-from attnserve.models.recipes.options import command_of
+from attnserve.models.recipes.nt import add_arguments, command, measure, run
+from attnserve.models.recipes.nt_scores import measure_lookback
 from attnserve.models.recipes.recurrence import NT
 
 CHECKPOINTS = Path(__file__).parents[3] / "checkpoints"
@@ -30,7 +29,7 @@ def test_every_option_has_a_help_text_with_its_default() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     for action in parser._actions:
-        if action.dest not in ("help", "out"):
+        if action.dest != "help":
             assert "default" in (action.help or ""), action.dest
 
 
@@ -38,14 +37,11 @@ def test_defaults_are_the_regime_that_tells_variants_apart() -> None:
     arguments = parse("--variant expressive --symbols 8 --delay 16 --out there")
 
     assert (arguments.optimizer, arguments.momentum, arguments.batch, arguments.width) == ("sgd", 0.8, 32, 32)
-    assert command_of("nt", add_arguments, arguments, named=("variant", "symbols", "delay", "seed")) == (
-        "attnserve train nt --symbols 8 --delay 16 --variant expressive --seed 0 --out there"
-    )
+    assert command(arguments) == ("attnserve train nt --symbols 8 --delay 16 --variant expressive --seed 0 --out there")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_saves_a_model_and_its_card(variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    threads = torch.get_num_threads()
     arguments = parse(f"{QUICK} --variant {variant} --optimizer adamw --bias --out '{tmp_path}/a model'")
     assert run(arguments) == 0
 
@@ -56,7 +52,6 @@ def test_a_run_saves_a_model_and_its_card(variant: str, tmp_path: Path, capsys: 
     assert config.attention[-1].variant == variant
     assert config.num_layers == (2 if variant == "elliptical" else 1)
     assert f"teacher forced accuracy: {card['teacher_forced_accuracy']:.6f}" in capsys.readouterr().out
-    assert torch.get_num_threads() == threads
 
     # The command in the card is the run: same weights, same card.
     again = parse(card["command"].removeprefix("attnserve train nt ") + " --quiet")
@@ -83,6 +78,14 @@ def test_a_run_saves_a_model_and_its_card(variant: str, tmp_path: Path, capsys: 
         ("--scope prefix", "scope"),
         ("--variant dot_product --epsilon 1", "epsilon"),
         ("--heads 3", "num_heads"),
+        ("--delays 3 3", "delays"),
+        ("--gain 0", "gain"),
+        ("--metric random", "metric"),
+        ("--variant elliptical --metric random", "metric"),
+        ("--score-every -1", "score_every"),
+        ("--stop-at 0.9", "stop_at"),
+        ("--patience 2", "patience"),
+        ("--save-every -1", "save_every"),
     ],
 )
 def test_senseless_options_are_refused_by_name(options: str, field: str, tmp_path: Path) -> None:
@@ -154,3 +157,55 @@ def test_a_folder_that_cannot_be_used_is_refused_before_training(tmp_path: Path,
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"^out: "):
         run(parse(f"--variant expressive --symbols 4 --delay 4 --quiet --out {tmp_path / place}"))
+
+
+def test_a_gain_multiplies_the_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, scale in (("--gain 3", 3 / 8**0.5), ("--gain 3 --scale 0.5", 1.5), ("", 1 / 8**0.5)):
+        run(parse(f"{QUICK} {options} --out {tmp_path / str(scale)}"))
+        (layer,) = load_checkpoint(tmp_path / str(scale)).model.config.attention
+        assert layer.scale == pytest.approx(scale)
+
+
+def test_several_delays_make_one_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(parse(f"{QUICK} --delays 2 3 --out {tmp_path / 'x'}"))
+    card, config = load_checkpoint(tmp_path / "x").card, load_checkpoint(tmp_path / "x").model.config
+
+    assert (card["delay"], config.max_length) == ([2, 3], 12)
+    assert "lookback" not in card
+    assert "of 6 tokens, and as many of every delay" in card["free_running_protocol"]
+
+
+def test_measures_are_columns_of_a_log() -> None:
+    row = measure(parse(f"{QUICK} --variant dot_product --max-length 24 --score-every 2"))
+
+    assert list(row) == [
+        "accuracy",
+        "free_running_exact",
+        *(f"accuracy_to_{multiple}x" for multiple in (2, 4, 8)),
+        *("steps", "steps_to_solved", "cpu_seconds"),
+    ]
+    assert row["steps"] == 4
+    assert row["steps_to_solved"] is None
+    # A training length of 6: 12 and 24 fit, 48 does not.
+    assert 0 <= row["accuracy_to_2x"] <= 1
+    assert 0 <= row["accuracy_to_4x"] <= 1
+    assert row["accuracy_to_8x"] is None
+
+
+def test_a_killed_run_leaves_a_state_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, kept = tmp_path / "plain", tmp_path / "kept"
+    run(parse(f"{QUICK} --out {plain}"))
+    command_line = f"{QUICK} --save-every 2 --curve {tmp_path / 'curve.csv'} --out {kept}"
+    monkeypatch.setattr("attnserve.models.recipes.nt.score", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(parse(command_line))
+    assert (kept / "training.safetensors").exists()
+    monkeypatch.undo()
+    run(parse(command_line))
+
+    assert not (kept / "training.safetensors").exists()
+    assert (kept / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert (tmp_path / "curve.csv").read_text().splitlines()[0] == "step,loss,rate,score"
+    assert len((tmp_path / "curve.csv").read_text().splitlines()) == 5

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from attnserve.models.recipes.recurrence import NT, Lengths, batches
+from attnserve.models.recipes.recurrence import NT, Lengths, Mixture, batches
 
 
 @pytest.mark.parametrize(("symbols", "delay"), [(2, 1), (2, 5), (8, 8), (3, 17)])
@@ -86,3 +86,30 @@ def test_no_task(symbols: int, delay: int, field: str) -> None:
 
 def test_labels_are_no_digits() -> None:
     assert NT(symbols=3, delay=1).labels == ("s0", "s1", "s2")
+
+
+def test_a_mixture_draws_a_delay_per_sequence() -> None:
+    task = Mixture(symbols=5, delays=(2, 4))
+    batch = task.batch(np.random.default_rng(0), 40, 16)
+
+    tokens = batch.inputs.view(40, 16).numpy()
+    follows = {
+        delay: (tokens == NT(symbols=5, delay=delay).extend(tokens[:, :delay], 16)).all(axis=1) for delay in (2, 4)
+    }
+    assert (follows[2] | follows[4]).all()
+    assert 10 < follows[2].sum() < 30
+    # From where both delays can be told apart.
+    assert batch.rows.view(40, -1)[0].tolist() == list(range(7, 16))
+    assert task.labels == ("s0", "s1", "s2", "s3", "s4")
+
+
+@pytest.mark.parametrize("delays", [(), (3,), (3, 3)])
+def test_no_mixture(delays: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^delays: expected two or more different ones, got"):
+        Mixture(symbols=5, delays=delays)
+
+
+def test_more_tokens_may_be_given_than_the_delay() -> None:
+    batch = NT(symbols=7, delay=3, given=4).batch(np.random.default_rng(0), 2, 5)
+
+    assert batch.rows.tolist() == [3, 4, 8, 9]

@@ -14,8 +14,16 @@ from tokenizers import Tokenizer
 
 from attnserve.models import Transformer, TransformerConfig, layers_of, load_checkpoint
 from attnserve.models.recipes.conditioning import measure_conditioning
-from attnserve.models.recipes.corpus import docstrings_in, prose_of, read_files, read_packages
+from attnserve.models.recipes.corpus import (
+    count_words,
+    docstrings_in,
+    prose_of,
+    read_files,
+    read_packages,
+    read_wikitext,
+)
 from attnserve.models.recipes.language import (
+    Bits,
     continue_text,
     count_bytes,
     encode_documents,
@@ -24,7 +32,8 @@ from attnserve.models.recipes.language import (
     unigram_bits,
     windows,
 )
-from attnserve.models.recipes.text import add_arguments, run
+from attnserve.models.recipes.text import STEPS, add_arguments, corpus_of, fit, measure, run
+from attnserve.models.recipes.text_scores import perplexity_per_word
 from attnserve.text import TextReader
 
 CHECKPOINTS = Path(__file__).parents[3] / "checkpoints"
@@ -65,7 +74,7 @@ def test_every_option_has_a_help_text_with_its_default() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     for action in parser._actions:
-        if action.dest not in ("help", "out"):
+        if action.dest != "help":
             assert "default" in (action.help or ""), action.dest
 
 
@@ -129,6 +138,113 @@ def test_documents_of_files_stand_between_blank_lines(tmp_path: Path) -> None:
     assert corpus.held_out == ("Ä 19\nb", "Ä 39\nb")
     assert len(corpus.training) == 38
     assert corpus.source == "windows.txt, windows.txt", "names, not places"
+
+
+def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
+    for name, start in {"b.md": 20, "a/z.txt": 0, "c.bin": 90}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("\n\n".join(f"document {start + number}" for number in range(20)))
+    corpus = read_files([str(tmp_path)])
+
+    assert corpus.held_out == ("document 19", "document 39")
+    assert corpus.training[0] == "document 0"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        ValueError, match=r"^files: expected files that end in .md, .py, .rst, .txt in .*empty, got none"
+    ):
+        read_files([str(tmp_path / "empty")])
+
+
+WIKITEXT = """
+ = Elliptical things =
+
+ An ellipse is a <unk> of points .
+
+ = = Shape = =
+
+ It is flat .
+
+ = Another article =
+
+ Short .
+"""
+
+
+def write_wikitext(folder: Path, ending: str = ".tokens") -> Path:
+    folder.mkdir(exist_ok=True)
+    for split, times in {"train": 12, "valid": 1, "test": 2}.items():
+        text = "".join(WIKITEXT.replace("flat", f"flat in {split} {number}") for number in range(times))
+        (folder / f"wiki.{split}{ending}").write_text(text, "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".tokens", ".raw"])
+def test_articles_of_wikitext_are_documents_of_its_own_splits(tmp_path: Path, ending: str) -> None:
+    corpus = read_wikitext(str(write_wikitext(tmp_path / "wikitext-103", ending)))
+
+    assert [len(part) for part in (corpus.training, corpus.validation, corpus.held_out)] == [24, 2, 4]
+    assert corpus.training[0].startswith(" = Elliptical things =\n")
+    assert " = = Shape = =" in corpus.training[0], "a section is no article"
+    assert "flat in test 1" in corpus.held_out[2]
+    assert corpus.source == "WikiText, wikitext-103"
+
+
+def test_a_folder_without_wikitext_is_refused(tmp_path: Path) -> None:
+    folder = write_wikitext(tmp_path)
+    (folder / "wiki.valid.tokens").write_text("no heading\n")
+    assert len(read_wikitext(str(folder)).validation) == 1
+    (folder / "wiki.valid.tokens").write_text("\n \n")
+    with pytest.raises(ValueError, match=r"^wikitext: expected articles in .*wiki.valid.tokens, got none"):
+        read_wikitext(str(folder))
+    (folder / "wiki.valid.tokens").unlink()
+    with pytest.raises(ValueError, match=r"^wikitext: expected wiki.valid.tokens or wiki.valid.raw in .*, got neither"):
+        read_wikitext(str(folder))
+
+
+def test_a_run_on_wikitext_is_scored_on_its_test_articles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_wikitext(tmp_path / "wikitext")
+    run(parse(f"{QUICK} --wikitext {folder} --score-every 2 --out {tmp_path / 'x'}"))
+    text = load_checkpoint(tmp_path / "x").card["text"]
+
+    assert (text["documents"], text["held_out"]) == (30, "the test articles of WikiText")
+    with pytest.raises(ValueError, match=r"^wikitext: expected it or --files, got both"):
+        corpus_of(parse(f"--wikitext {folder} --files {folder}"))
+
+
+def test_words_are_counted_as_wikitext_counts_them() -> None:
+    # Three words and an end of line, one end of line, two words and an end of line.
+    assert count_words(["a b c\n\nd e"]) == 4 + 1 + 3
+
+
+def test_scores_on_the_way_are_of_documents_of_their_own(text_file: Path) -> None:
+    fitted = fit(parse(f"{QUICK} --files '{text_file}' --score-every 3"))
+
+    (score,) = fitted.trained.history.scores.values()
+    assert -9 < score < 0, "minus bits per byte"
+    documents = (*fitted.corpus.training, *fitted.corpus.validation, *fitted.corpus.held_out)
+    assert len(set(documents)) == len(documents) == 120
+    assert len(fitted.corpus.validation) == 6
+
+
+@pytest.mark.parametrize("scope", ["prefix", "sequence-leaky"])
+def test_measures_are_columns_of_a_log(text_file: Path, scope: str) -> None:
+    options = f"{QUICK} --files '{text_file}' --variant elliptical --layers 2 --scope {scope}"
+    row = measure(parse(options))
+
+    assert list(row) == [
+        *("bits_per_byte", "perplexity_per_word", "bits_per_byte_swapped", "bits_whole", "bits_prefix"),
+        *(f"similarity_{layer}" for layer in (1, 2, 3, 4)),
+        *("steps", "cpu_seconds"),
+    ]
+    # What comes after a token changes what is said of it only if the metric has seen it.
+    assert (abs(row["bits_whole"] - row["bits_prefix"]) < 1e-6) == (scope == "prefix")
+
+
+def test_perplexity_is_of_words(tokenizer: Tokenizer) -> None:
+    ids = encode_documents(tokenizer, ["one two"])
+    # "one two", then a blank line: two words and two ends of lines. A bit per byte, of 9 bytes.
+    bits = Bits(per_byte=1.0, per_token=0.0)
+    assert perplexity_per_word(bits, tokenizer, ids) == pytest.approx(2 ** (9 / 4))
 
 
 @given(text=st.text(st.characters(codec="utf-8")))
@@ -206,7 +322,8 @@ def test_a_run_saves_a_model_its_tokenizer_and_its_card(
     ("options", "field"),
     [
         ("--files missing.txt", "files"),
-        ("--files .", "files"),
+        ("--files /dev/null", "files"),
+        ("--wikitext .", "wikitext"),
         ("--vocabulary-size 255", "vocabulary_size"),
         ("--max-length 100000", "files"),
         ("--max-length 0", "max_length"),
@@ -250,7 +367,7 @@ def test_the_committed_checkpoint_is_what_its_card_says() -> None:
     assert (config.positions, config.max_length) == ("rotary", 256)
     assert card["parameters"] == sum(parameter.numel() for parameter in checkpoint.model.parameters())
     options = parse(card["command"].removeprefix("attnserve train text "))
-    assert (options.seed, options.steps, options.width) == (card["seed"], card["steps"], config.width)
+    assert (options.seed, options.steps or STEPS, options.width) == (card["seed"], card["steps"], config.width)
     assert "/" not in json.dumps(card["text"]), "no path of the machine it was trained on"
 
 
