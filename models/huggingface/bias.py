@@ -56,7 +56,7 @@ def take_biases(modules: list[nn.Module], num_steps: int) -> list[RelativeBias]:
     for module in modules:
         if makes_bias(module):
             found.append(RelativeBias(_by_distance(module, num_steps)))
-            module.compute_bias = _no_bias
+            vars(module)["compute_bias"] = _no_bias
         else:
             found.append(found[-1])
     return found

@@ -103,8 +103,7 @@ class PatchRows(nn.Module):
         projection = nn.Linear(patches.num_features, len(weight), bias=False, device="meta", dtype=weight.dtype)
         projection.weight = nn.Parameter(weight.detach().flatten(1), requires_grad=False)
         # Where the models look for the type that they compute in.
-        self.patch_embeddings = nn.Module()
-        self.patch_embeddings.projection = projection
+        self.patch_embeddings = nn.ModuleDict({"projection": projection})
         self.num_leading = patches.num_leading
         self.base: Tensor
         self.base_rest: Tensor
@@ -115,5 +114,5 @@ class PatchRows(nn.Module):
     def forward(self, features: Float[Tensor, "T F"], positions: Int[Tensor, " T"]) -> Float[Tensor, "1 T D"]:
         """Rows; what stands before the patches reads nothing."""
         base = self.base[positions] + self.base_rest[positions]
-        patches = base + self.patch_embeddings.projection(features)
+        patches = base + self.patch_embeddings["projection"](features)
         return torch.where((positions >= self.num_leading)[:, None], patches, base)[None]

@@ -127,6 +127,7 @@ class _Call:
         """Attend over packed rows, which come as one sequence: [1, H, T, E]."""
         query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
         attention = module.get_submodule(ATTENTION)
+        assert isinstance(attention, Attention)
         bias = getattr(module, BIAS, None)
         if isinstance(bias, RelativeBias):
             query, key = bias.lengthen(query, key, self.positions, attention.scale)
@@ -165,7 +166,8 @@ class _Call:
         steps = gather_steps(hidden[:, None], self.slots)[:, 0]
         if self.inputs.ndim == 1:
             return steps
-        num_patches = (self.slots < len(hidden)).sum(1) - self.num_leading
+        # Not len(), which would fix the number of rows of the graph.
+        num_patches = (self.slots < hidden.shape[0]).sum(1) - self.num_leading
         mean = steps[:, self.num_leading :].sum(1) / num_patches[:, None]
         return torch.cat([steps[:, : self.num_leading], mean[:, None].to(steps.dtype)], dim=1)
 
