@@ -17,14 +17,18 @@ from attnserve.service.entries import describe_question
 from attnserve.service.formats.negotiation import FORMATS, JSON, PNG
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import Invalid
-from attnserve.service.question import FIELDS, Question, parse_question
+from attnserve.service.question import FIELDS, QUANTITIES, Question, parse_question
 from attnserve.service.routing import weigh_and_write
+from attnserve.service.selection import parse_choice, parse_names
 from attnserve.service.settings import Settings
 
 # What is about forward passes: a capture takes none.
 OF_PASSES = ("compare", "ablate", "dry_run")
 KNOWN = (*(name for name in FIELDS if name not in OF_PASSES), FORMAT)
 NUMBERS = ("top_keys", "min_weight")
+# Captures hold neither hidden states nor other passes, and the metric of one step alone.
+CAPTURED = tuple(name for name, each in DIAGNOSTICS.items() if each.axis not in ("layer", "ablation"))
+KEPT = tuple(name for name in QUANTITIES if name != "metric")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -45,6 +49,7 @@ def parse_parameters(fields: dict[str, Any], capture: Capture, request: Request)
     names = fields.get("diagnostics")
     if isinstance(names, str) and names not in (CHEAP, ALL):
         fields["diagnostics"] = names.split(",")
+    _check_words(fields)
     if "pairs" not in fields and fields.get("layers", "all") == "all":
         fields["layers"] = list(capture.layers)
     question = parse_question(fields, capture.reader, capture.asked.inputs, "")
@@ -52,9 +57,6 @@ def parse_parameters(fields: dict[str, Any], capture: Capture, request: Request)
     is_named = isinstance(fields.get("diagnostics"), list)
     if question.quantity == "diagnostics":
         question = _leave_out(question, is_named=is_named)
-    elif question.quantity == "metric":
-        message = "captures keep the metric of the last step, which their description has; expected another quantity"
-        raise Invalid.about("quantity", message)
     formats = [name for name in FORMATS if name != PNG or has_picture(question)]
     return Asked(question=question, media_type=choose_type(request, fields, formats))
 
@@ -107,13 +109,24 @@ def _compute(capture: Capture, answered: PredictRequest) -> Content:
     return Content(document=document, arrays=arrays, headers=describe_headers(manifest, question))
 
 
+def _check_words(fields: dict[str, Any]) -> None:
+    """Refuse what captures do not answer before the rest: the attention route would say that it is allowed."""
+    if fields.get("quantity") == "metric":
+        message = "captures keep the metric of the last step, which their description has; expected another quantity"
+        raise Invalid.about("quantity", message)
+    parse_choice(fields, "quantity", KEPT, "")
+    names = fields.get("diagnostics")
+    if isinstance(names, list) and not DIAGNOSTICS.keys() >= set(map(str, names)):
+        parse_names(names, "diagnostics", CAPTURED, also='"cheap", "all" or ')
+
+
 def _leave_out(question: Question, *, is_named: bool) -> Question:
     """The question without the diagnostics that no capture can answer.
 
     Raises:
         Invalid: one of them was asked for by its name.
     """
-    kept = tuple(name for name in question.diagnostics if DIAGNOSTICS[name].axis not in ("layer", "ablation"))
+    kept = tuple(name for name in question.diagnostics if name in CAPTURED)
     left_out = [name for name in question.diagnostics if name not in kept]
     if left_out and (is_named or not kept):
         message = f"captures hold neither hidden states nor other passes: expected another than {left_out[0]}"

@@ -266,6 +266,15 @@ def test_wrong_parts_are_named(server, captured, part, status, field):
     assert response.json()["errors"][0]["field"] == field
 
 
+@pytest.mark.parametrize("name", ["quantity", "diagnostics"])
+def test_what_is_said_to_be_allowed_is(server, captured, name):
+    detail = check_problem(get(server, captured["id"], f"/attention?{name}=colours"), 422)
+    allowed = detail.partition("expected ")[2].partition(", got ")[0].rpartition("one of ")[2].split(", ")
+    assert len(allowed) > 5
+    for word in allowed:
+        assert get(server, captured["id"], f"/attention?queries=last&{name}={word}").status_code == 200
+
+
 @pytest.mark.parametrize("part", ["", "/attention", "/rows/0/0", "/thumbnails", "/tiles/0/0/0/0/0", "/qk/0/0"])
 @pytest.mark.parametrize(("id", "status"), [("nope", 404), ("0" * 32, 404), (NEVER, 410), (OVER, 410)])
 def test_captures_that_are_none(server, part, id, status):
