@@ -27,6 +27,8 @@ class BoundedHead(HttpToolsProtocol):
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > MAX_HEAD_BYTES:
                 self._is_too_large = True
+                # As uvicorn does.
+                self.logger.warning("Invalid HTTP request received.")
                 self.send_400_response("")
 
     def on_message_begin(self) -> None:

@@ -230,7 +230,8 @@ def serve(parsed: argparse.Namespace) -> int:
         signal.signal(number, obey)
     # Bound here, not by uvicorn: a port that is taken is known before models are loaded.
     listener = open_listener(settings.host, settings.port)
-    log.info("listening on %s, port %d", settings.host, listener.getsockname()[1])
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info("listening on http://%s:%d", host, listener.getsockname()[1])
     try:
         server.run([listener])
     finally:
