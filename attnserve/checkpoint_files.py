@@ -12,6 +12,8 @@ from attnserve.bundle import MAX_TOKENIZER_BYTES, TOKENIZER_FILE
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "card.json"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CARD_FILE)
 """All that a checkpoint may have."""
+INDEX_FILE = "model.safetensors.index.json"
+"""Of a Hugging Face folder whose weights are in several files."""
 NEEDED = (CONFIG_FILE, WEIGHTS_FILE)
 MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_BYTES = {CONFIG_FILE: MAX_JSON_BYTES, CARD_FILE: MAX_JSON_BYTES, TOKENIZER_FILE: MAX_TOKENIZER_BYTES}

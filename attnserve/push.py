@@ -5,16 +5,18 @@ import base64
 import functools
 import hashlib
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from attnserve.bundle import is_model_name
-from attnserve.checkpoint_files import FILES, NEEDED, explain_pickle
+from attnserve.checkpoint_files import FILES, INDEX_FILE, NEEDED, WEIGHTS_FILE, explain_pickle
 from attnserve.exports import add_export_options, check_no_export_options, start
 from attnserve.progress import Report, Watch, show_bytes
 from attnserve.remote import Remote, RemoteError, add_remote_arguments, read_remote
+from attnserve.shards import join_shards, list_shards
 
 PIECE_BYTES = 1024 * 1024
 
@@ -43,7 +45,7 @@ class Pushed:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `attnserve push`."""
-    parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
+    parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors, or its shards")
     parser.add_argument("--name", help="what it is called there (default: the name of the folder)")
     add_remote_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -81,7 +83,8 @@ def push(folder: Path, name: str, remote: Remote, *, watch: Watch) -> Pushed:
     """Make an uploaded checkpoint equal to a folder.
 
     Args:
-        folder: with config.json, model.safetensors and what else a checkpoint may have.
+        folder: with config.json, model.safetensors and what else a checkpoint may have. Weights in several files are
+            written into one first, which takes as much room again in the folder for temporary files.
         name: of the checkpoint on the service.
         remote: the service.
         watch: opened with what is done ("hash" or "push", and the name) and its bytes; told of those that are done.
@@ -90,7 +93,17 @@ def push(folder: Path, name: str, remote: Remote, *, watch: Watch) -> Pushed:
         ValueError: the folder holds no checkpoint.
         RemoteError: the service cannot be reached, or refuses.
     """
-    files = list_files(folder)
+    is_sharded = not (folder / WEIGHTS_FILE).exists() and (folder / INDEX_FILE).is_file()
+    with tempfile.TemporaryDirectory() if is_sharded else nullcontext() as scratch:
+        if scratch is None:
+            return _send(list_files(folder), name, remote, watch)
+        whole = Path(scratch) / WEIGHTS_FILE
+        with _reading(folder):
+            join_shards(list_shards(folder), whole)
+        return _send(list_files(folder, whole), name, remote, watch)
+
+
+def _send(files: dict[str, Path], name: str, remote: Remote, watch: Watch) -> Pushed:
     sizes = {file: path.stat().st_size for file, path in files.items()}
     with watch(f"hash {name}", sum(sizes.values())) as seen:
         found = {file: hash_file(path, seen) for file, path in files.items()}
@@ -105,13 +118,14 @@ def push(folder: Path, name: str, remote: Remote, *, watch: Watch) -> Pushed:
     return Pushed(name=name, files=found, uploaded=tuple(changed), removed=removed)
 
 
-def list_files(folder: Path) -> dict[str, Path]:
-    """Files of a checkpoint by name.
+def list_files(folder: Path, weights: Path | None = None) -> dict[str, Path]:
+    """Files of a checkpoint by name; its `weights` may stand elsewhere.
 
     Raises:
         ValueError: config.json or model.safetensors is missing.
     """
-    files = {file: folder / file for file in FILES if (folder / file).is_file()}
+    places = {file: folder / file for file in FILES} | ({} if weights is None else {WEIGHTS_FILE: weights})
+    files = {file: place for file, place in places.items() if place.is_file()}
     for file in NEEDED:
         if file not in files:
             hint = explain_pickle(path.name for path in folder.iterdir()) if folder.is_dir() else ""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from attnserve import bundle
 from attnserve.certificate import PRECISIONS
-from attnserve.checkpoint_files import FILES
+from attnserve.checkpoint_files import FILES, INDEX_FILE
 from attnserve.export.build import Order, Report
 from attnserve.export.job import publish
 from attnserve.export.stock import StockModel
@@ -22,7 +22,6 @@ from attnserve.export.verify import Verified
 from attnserve.interface import Interface, check_choice
 from attnserve.models.attention import VARIANTS
 from attnserve.models.huggingface import HuggingFaceError, PackedModel, Settings, inspect, load
-from attnserve.models.huggingface.checkpoint import INDEX_FILE
 from attnserve.models.huggingface.inspection import Inspection, max_length_of, sample_ids
 from attnserve.models.huggingface.settings import read_settings
 from attnserve.models.huggingface.shared import shares_layers, unshare

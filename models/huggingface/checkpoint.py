@@ -9,11 +9,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from attnserve.checkpoint_files import CONFIG_FILE, MAX_JSON_BYTES, WEIGHTS_FILE, explain_pickle
+from attnserve.checkpoint_files import CONFIG_FILE, INDEX_FILE, MAX_JSON_BYTES, WEIGHTS_FILE, explain_pickle
 from attnserve.records import RecordError, read_text
-
-INDEX_FILE = "model.safetensors.index.json"
-"""Of a model whose weights are in several files."""
 
 
 class HuggingFaceError(ValueError):

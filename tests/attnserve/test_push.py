@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from attnserve import push
 from attnserve.cli import main
@@ -198,3 +200,19 @@ sys.exit(main())
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert stored_in(app) == FILES
+
+
+def test_weights_in_several_files_are_sent_as_one(folder, serve):
+    app, url = serve()
+    (folder / "model.safetensors").unlink()
+    tensors = {name: np.full(3, index, np.float32) for index, name in enumerate("ab")}
+    for name, tensor in tensors.items():
+        save_file({name: tensor}, folder / f"{name}.safetensors")
+    index = {"weight_map": {name: f"{name}.safetensors" for name in tensors}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert main(["push", str(folder), "--url", url]) == 0
+    stored = load_file(app.state.uploads.checkpoints.folder / "mine" / "model.safetensors")
+    assert {name: tensor.tolist() for name, tensor in stored.items()} == {"a": [0] * 3, "b": [1] * 3}
+    # Nothing has changed, so nothing is sent, and nothing is left in the folder.
+    assert main(["push", str(folder), "--url", url]) == 0
+    assert not (folder / "model.safetensors").exists()
