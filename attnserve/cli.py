@@ -116,6 +116,18 @@ def _train(parsed: argparse.Namespace) -> int:
     return run(parsed)
 
 
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    from attnserve.models.studies.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _study(parsed: argparse.Namespace) -> int:
+    from attnserve.models.studies.command import run
+
+    return run(parsed)
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     # Before numpy is imported, whose products would take every core there is, beside those of --num-threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -212,6 +224,11 @@ class Command:
 
 COMMANDS = {
     "train": Command(summary="Train a model with a recipe.", run=_train, add_arguments=_add_train),
+    "study": Command(
+        summary="Train what the tables of docs/results.md compare, and write that page.",
+        run=_study,
+        add_arguments=_add_study,
+    ),
     "export": Command(
         summary="Turn a checkpoint into a bundle, proven equal to PyTorch.", run=_export, add_arguments=_add_export
     ),

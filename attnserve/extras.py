@@ -12,6 +12,7 @@ EXTRA_OF = {
     "tqdm": "export",
     "accelerate": "huggingface",
     "transformers": "huggingface",
+    "matplotlib": "recipes",
     "sklearn": "recipes",
     "dbos": "jobs",
     "sqlalchemy": "jobs",

@@ -100,6 +100,8 @@ ARROWS = {
         at_import=SPINE | {"attnserve.models", "jaxtyping", "numpy", "safetensors", "tokenizers", "torch", "tqdm"},
         when_called={"sklearn"},
     ),
+    # Imported when figures are drawn: the extra `recipes`.
+    "attnserve.models.studies.plot": Arrows(at_import={"attnserve.models", "matplotlib"}, when_called={"matplotlib"}),
     "attnserve.export": Arrows(
         at_import=SPINE
         | {"attnserve.export", "attnserve.models"}
