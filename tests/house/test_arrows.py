@@ -69,8 +69,11 @@ ARROWS = {
     "attnserve.patience": Arrows(at_import={"attnserve.remote"}, when_called=set()),
     # Bars are there where tqdm is.
     "attnserve.progress": Arrows(at_import=set(), when_called={"tqdm"}),
+    "attnserve.shards": Arrows(at_import={"attnserve.checkpoint_files", "attnserve.records"}, when_called=set()),
     "attnserve.push": Arrows(
-        at_import={f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "exports", "progress", "remote")},
+        at_import={
+            f"attnserve.{name}" for name in ("bundle", "checkpoint_files", "exports", "progress", "remote", "shards")
+        },
         when_called=set(),
     ),
     "attnserve.exports": Arrows(
