@@ -19,7 +19,6 @@ import uvicorn
 from attnserve.kernels import AUTO, explain_unusable, find_kernels
 from attnserve.logs import set_up_logs
 from attnserve.machine import bound_malloc
-from attnserve.runtime import NO_DEVICE, DeviceError, explain_no_cuda
 from attnserve.service.app import create_app
 from attnserve.service.captures.levels import ANY
 from attnserve.service.catalogue import Catalogue
@@ -28,6 +27,7 @@ from attnserve.service.exports.companion import find_companion
 from attnserve.service.head import BoundedHead
 from attnserve.service.metrics import Metrics
 from attnserve.service.settings import Settings
+from attnserve.sessions import NO_DEVICE, DeviceError, explain_no_cuda
 
 if TYPE_CHECKING:
     # An extra.
