@@ -6,8 +6,8 @@ What ONNX Runtime asks of whoever has it record graphs (its page of the CUDA pro
   device, which stay; new inputs are copied into them.
 * A graph is known by the run option `gpu_graph_id`. Its sizes are never looked at again: what runs under an id that is
   taken is that graph. So every recording has an id of its own, for ever, and -1 is a run that is none.
-* Nobody else may use the session meanwhile. And while one graph is recorded, calls of CUDA in other threads of the
-  process spoil it (`cudaStreamCaptureModeGlobal`). So `EXCLUSIVE` is held by every run, and where a session is made.
+* Nobody else may use the session meanwhile, so its runs take turns; nor may anybody use CUDA while a graph is recorded,
+  so that waits for silence (`attnserve/traffic.py`).
 * What a run took from the session's arena goes back there, and a graph writes to it all the same when it runs again. So
   no output of another run may stay in the arena, and the arena may give nothing back to the device.
 
@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.buckets import Bucket
+from attnserve.traffic import CUDA
 
 log = logging.getLogger(__name__)
 
-EXCLUSIVE = threading.RLock()
 GRAPH_ID = "gpu_graph_id"
 NO_GRAPH = "-1"
 # A graph saves what launching kernels costs, and padding costs what it computes: beyond some size it is a loss. Where,
@@ -42,6 +42,7 @@ RECORDED_PER_PLACE = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class _Recording:
+    bucket: Bucket
     graph_id: int
     inputs: Mapping[str, Any]
     """Tensors on the device, by name."""
@@ -50,7 +51,7 @@ class _Recording:
 
 
 class Recordings:
-    """The graphs of one session; to be used under `EXCLUSIVE`.
+    """The graphs of one session; to be used in its `turn`, as whatever else is run by the session.
 
     Args:
         session: made with `enable_cuda_graph`.
@@ -67,50 +68,66 @@ class Recordings:
         self._max_recordings = max_recordings
         self._recordings: OrderedDict[Bucket, _Recording] = OrderedDict()
         self._seen: set[Bucket] = set()
-        self._num_recorded = 0
-        self._is_on = True
+        self._num_recorded = self._num_forgotten = 0
+        self.turn = threading.Lock()
+        self.is_on = True
+        """Whether graphs are recorded and replayed."""
 
     def __len__(self) -> int:
         return len(self._recordings)
 
     def wants(self, bucket: Bucket) -> bool:
         """Whether a batch of these sizes should be padded, and run here; not the first time that it is asked."""
-        if not self._is_on or bucket.num_rows > MAX_ROWS or bucket.num_cells > MAX_CELLS:
+        if not self.is_on or bucket.num_rows > MAX_ROWS or bucket.num_cells > MAX_CELLS:
             return False
         if bucket in self._recordings:
             return True
         if bucket not in self._seen:
             self._seen.add(bucket)
             return False
-        return self._num_recorded < RECORDED_PER_PLACE * self._max_recordings
+        return self._num_recorded - self._num_forgotten < RECORDED_PER_PLACE * self._max_recordings
 
     def run(
         self, bucket: Bucket, feeds: Mapping[str, NDArray[Any]], shape: tuple[int, ...], dtype: str
     ) -> NDArray[Any] | None:
-        """The output, of `shape` and `dtype`, of a batch that has been padded; None if it could not be recorded."""
-        recording = self._recordings.get(bucket)
-        if recording is None:
-            recording = self._record(bucket, feeds, shape, dtype)
-            if recording is None:
-                return None
-        else:
-            for name, tensor in recording.inputs.items():
-                if feeds[name].size:
-                    tensor.update_inplace(np.ascontiguousarray(feeds[name]))
-            self._session.run_with_iobinding(recording.binding, recording.options)
-        self._recordings.move_to_end(bucket)
-        (found,) = recording.binding.copy_outputs_to_cpu()
-        # On the CPU that is the tensor itself, which the next run overwrites.
-        return np.array(found)
+        """The output, of `shape` and `dtype`, of a batch that has been padded; None if it is to be run plainly."""
+        try:
+            recording = self._recordings.get(bucket)
+            if recording is not None:
+                with CUDA.run():
+                    return self._replay(recording, feeds)
+            with CUDA.silence() as is_silent:
+                # A model is being loaded, for seconds: later, then.
+                return self._record(bucket, feeds, shape, dtype) if is_silent else None
+        except Exception:  # ONNX Runtime raises a dozen types of its own, none of them public.
+            # What is left of the session nobody knows; a plain run will say, and golden after it.
+            log.exception("a CUDA graph failed, and there will be none: runs are plain from now on")
+            self.stop()
+            return None
 
     def stop(self) -> None:
         """Record no more, and forget all. They are the session's until it ends: it may not be fit to be asked."""
-        self._is_on = False
+        self.is_on = False
         self._recordings.clear()
+
+    def forget(self) -> None:
+        """Release all, and begin anew: what proofs and measurements have had recorded, nobody will ask for."""
+        while self._recordings:
+            self._evict()
+        self._seen.clear()
+        self._num_forgotten = self._num_recorded
+
+    def _replay(self, recording: _Recording, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        for name, tensor in recording.inputs.items():
+            if feeds[name].size:
+                tensor.update_inplace(np.ascontiguousarray(feeds[name]))
+        self._session.run_with_iobinding(recording.binding, recording.options)
+        self._recordings.move_to_end(recording.bucket)
+        return _read(recording.binding)
 
     def _record(
         self, bucket: Bucket, feeds: Mapping[str, NDArray[Any]], shape: tuple[int, ...], dtype: str
-    ) -> _Recording | None:
+    ) -> NDArray[Any]:
         import onnxruntime
 
         while len(self._recordings) >= self._max_recordings:
@@ -128,18 +145,19 @@ class Recordings:
             binding.bind_ortvalue_input(name, inputs[name])
         output = make.ortvalue_from_shape_and_type(shape, np.dtype(dtype), *self._device)
         binding.bind_ortvalue_output(self._output, output)
-        try:
-            # Warms up, records, and runs what was recorded, all in the first run.
-            self._session.run_with_iobinding(binding, options)
-        except Exception:  # ONNX Runtime raises a dozen types of its own, none of them public.
-            # What is left of the session nobody knows; a plain run will say, and golden after it.
-            log.exception("no CUDA graph could be recorded, and none will be: runs are plain from now on")
-            self.stop()
-            return None
-        recording = _Recording(graph_id=self._num_recorded, inputs=inputs, binding=binding, options=options)
-        self._recordings[bucket] = recording
-        return recording
+        # Warms up, records, and runs what was recorded, all in the first run.
+        self._session.run_with_iobinding(binding, options)
+        self._recordings[bucket] = _Recording(
+            bucket=bucket, graph_id=self._num_recorded, inputs=inputs, binding=binding, options=options
+        )
+        return _read(binding)
 
     def _evict(self) -> None:
         _, recording = self._recordings.popitem(last=False)
         self._session.release_captured_graph(recording.graph_id)
+
+
+def _read(binding: Any) -> NDArray[Any]:
+    (found,) = binding.copy_outputs_to_cpu()
+    # On the CPU that is the tensor itself, which the next run overwrites.
+    return np.array(found)

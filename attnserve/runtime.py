@@ -32,8 +32,9 @@ from attnserve.cuda import DEFAULTS, CudaOptions
 from attnserve.describing import Describing, statistics_file
 from attnserve.interface import Interface
 from attnserve.packing import Packed
-from attnserve.recordings import EXCLUSIVE, GRAPH_ID, NO_GRAPH, Recordings
+from attnserve.recordings import GRAPH_ID, NO_GRAPH, Recordings
 from attnserve.sessions import open_model, open_session
+from attnserve.traffic import CUDA
 from attnserve.weighing import Weighing
 
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
@@ -115,9 +116,11 @@ class Runtime:
             else None
         )
         """CUDA graphs, where runs may be recorded."""
-        self._gpu = cuda.gpu if self.device == "cuda" else 0
+        self._wants_graphs = self.binds and cuda.num_graphs > 0
+        self.gpu = cuda.gpu if self.device == "cuda" else 0
+        """Its number."""
         self._plain, self._shrinking = (
-            _run_options(self.device, self._gpu, shrinks=shrinks, records=self.recordings is not None)
+            _run_options(self.device, self.gpu, shrinks=shrinks, records=self.recordings is not None)
             for shrinks in (False, True)
         )
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
@@ -132,6 +135,13 @@ class Runtime:
             None if self.op_library is None else _open_describing(self.manifest, num_threads, self.op_library),
         )
         """Recomputes weights from captures."""
+
+    @property
+    def graphs(self) -> str:
+        """`on`: frequent batches are CUDA graphs; `off`: they are not to be; `failed`: they cannot be."""
+        if not self._wants_graphs:
+            return "off"
+        return "on" if self.recordings is not None and self.recordings.is_on else "failed"
 
     def feeds(
         self,
@@ -170,17 +180,20 @@ class Runtime:
         """
         names = list(outputs)
         # Outputs are copied before another run may begin: in the arena, graphs would write over them.
-        with EXCLUSIVE if self.recordings is not None else contextlib.nullcontext():
-            if names == [LOGITS] and not len(capture) and head_scale is None and interrupt is None:
+        with contextlib.nullcontext() if self.recordings is None else self.recordings.turn:
+            is_plain = names == [LOGITS] and not len(capture) and head_scale is None
+            if is_plain and interrupt is None and not shrink:
                 logits = self._run_recorded(packed, rows)
                 if logits is not None:
                     return {LOGITS: logits}
             feeds = self.feeds(packed, rows, capture, head_scale)
             options = self._shrinking if shrink else self._plain if interrupt is None else interrupt.options
             try:
-                values = (
-                    self._run_bound(names, feeds, options) if self.binds else self.session.run(names, feeds, options)
-                )
+                if self.binds:
+                    with CUDA.run():
+                        values = self._run_bound(names, feeds, options)
+                else:
+                    values = self.session.run(names, feeds, options)
             except Exception:
                 # ONNX Runtime has no type of its own for it.
                 if interrupt is not None:
@@ -213,7 +226,7 @@ class Runtime:
             # As a tensor: `bind_cpu_input` knows no initialisers, and `head_scale` is one.
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
         for name in names:
-            binding.bind_output(name, self.device, self._gpu)
+            binding.bind_output(name, self.device, self.gpu)
         self.session.run_with_iobinding(binding, options)
         return list(binding.copy_outputs_to_cpu())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from attnserve.bundle import BundleError
 from attnserve.cuda import CUDA_PROVIDER, DEFAULTS, CudaOptions
-from attnserve.recordings import EXCLUSIVE
+from attnserve.traffic import CUDA
 
 # Its wheels report to Microsoft unless told not to, and read this when they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -73,15 +73,17 @@ def open_model(
 
 def _open_on_cuda(path: Path, num_threads: int, cuda: CudaOptions) -> Opened:
     """With CUDA graphs, where they are wanted and every node of the model can be in one."""
-    if not cuda.num_graphs:
-        return Opened(session=open_session(path, "cuda", num_threads, cuda=cuda), device="cuda")
-    with EXCLUSIVE:
+    plain = replace(cuda, num_graphs=0)
+    with CUDA.load():
+        if not cuda.num_graphs:
+            return Opened(session=open_session(path, "cuda", num_threads, cuda=plain), device="cuda")
         try:
             session = open_session(path, "cuda", num_threads, cuda=cuda)
             return Opened(session=session, device="cuda", num_graphs=cuda.num_graphs)
         except BundleError as error:
+            opened = Opened(session=open_session(path, "cuda", num_threads, cuda=plain), device="cuda")
             log.warning("%s: without CUDA graphs, which it cannot have: %s", path, error)
-        return Opened(session=open_session(path, "cuda", num_threads, cuda=replace(cuda, num_graphs=0)), device="cuda")
+            return opened
 
 
 def explain_no_cuda() -> str | None:

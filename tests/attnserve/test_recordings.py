@@ -161,7 +161,7 @@ def test_a_graph_that_cannot_be_recorded_leaves_plain_runs(runtime, plain, caplo
         for seed in range(3):
             assert_equal(runtime, plain, make_batch(9, seed=seed))
             assert_equal(runtime, plain, make_batch(5, seed=seed)) if seed else None
-    assert "no CUDA graph could be recorded" in caplog.text
+    assert "a CUDA graph failed" in caplog.text
     assert runtime.session.ids.count("-1") == len(runtime.session.ids) - 2
     assert len(runtime.recordings) == 0
 

@@ -75,7 +75,7 @@ class World:
     def served(self):
         return {name: model.version for name, model in self.catalogue.models.items()}
 
-    def make_engine(self, folder, *, device, num_threads):
+    def make_engine(self, folder, *, device, num_threads, cuda):
         """In the place of `Engine`: answers with the version it was loaded from."""
         name, version = folder.parent.name, int(folder.name)
         self.loaded.append((name, version))
@@ -96,10 +96,12 @@ class World:
             provider="CPUExecutionProvider",
             num_threads=num_threads,
             kernels=None,
+            gpus=None,
             observer=NOBODY,
             verdict="well",
             run=run,
             shrink=lambda: None,
+            forget_graphs=lambda: None,
             is_sound=lambda: self.is_sound,
         )
 
