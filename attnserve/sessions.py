@@ -130,6 +130,8 @@ def open_session(
     options.intra_op_num_threads = num_threads
     # A service waits for work more than it works: idle threads must not burn a core spinning.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # ONNX Runtime would keep a plan of memory for all shapes that ever came; batches hardly ever have the same again.
+    options.enable_mem_pattern = False
     # Products with int8 weights are float32's, as golden is: by default their rows may be rounded to int8 as well.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # 3 = errors. Warnings are about graph optimisations that no operator can act upon.

@@ -60,6 +60,10 @@ def test_the_number_of_threads_is_passed_on() -> None:
     assert Runtime(BUNDLE, num_threads=2).session.get_session_options().intra_op_num_threads == 2
 
 
+def test_no_plan_of_memory_is_kept_for_every_shape_that_ever_came(runtime: Runtime) -> None:
+    assert not runtime.session.get_session_options().enable_mem_pattern
+
+
 def test_feeds_leave_head_scale_to_its_initialiser(runtime: Runtime) -> None:
     packed = pack([np.array([1, 2])])
     feeds = runtime.feeds(packed, np.array([1]))
