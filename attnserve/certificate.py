@@ -1,7 +1,7 @@
 """The certificate: the error a bundle is allowed, measured at export; and what int8 weights cost, where it has them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attnserve.interface import check_choice
 
@@ -45,6 +45,16 @@ class Certificate:
             ValueError: names the field.
         """
         check_choice("precision", self.precision, PRECISIONS)
+
+    def allow(self, error: float, largest: float) -> "Certificate":
+        """One that allows an error as well, whatever caused it.
+
+        Args:
+            error: share of the largest absolute logit, and of 1, the largest weight there is.
+            largest: absolute logit of golden.
+        """
+        logits, maps = max(self.logits.allowed, error * largest), max(self.maps.allowed, error)
+        return replace(self, logits=replace(self.logits, allowed=logits), maps=replace(self.maps, allowed=maps))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ import math
 from attnserve.golden import read_golden, replay
 from attnserve.kernels import OFF, require_kernels
 from attnserve.records import to_json
-from attnserve.runtime import DEVICES, Runtime
+from attnserve.runtime import Runtime
+from attnserve.sessions import DEVICES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,9 @@ def default_of(kind: type[BaseSettings], name: str) -> str:
     default = kind.model_fields[name].default
     if isinstance(default, bool):
         return str(default).lower()
-    return "none" if default in ("", (), {}) else str(default)
+    if default in ("", (), {}):
+        return "none"
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def settings_table(kind: type[BaseSettings]) -> str:

@@ -128,8 +128,23 @@ def _kind_of(inputs: NDArray[Any]) -> str:
     return FEATURES if inputs.ndim > 1 else TOKENS
 
 
-def replay(runtime: Runtime, golden: Golden, progress: Callable[[int], Any] = lambda _: None) -> Report:
-    """Run every batch of `golden` and measure the largest differences; `progress` is told each batch's number.
+def replay(
+    runtime: Runtime,
+    golden: Golden,
+    progress: Callable[[int], Any] = lambda _: None,
+    *,
+    certificate: Certificate | None = None,
+    rehearses: bool = False,
+) -> Report:
+    """Run every batch of `golden` and measure the largest differences.
+
+    Args:
+        runtime: of the bundle.
+        golden: the truth about it.
+        progress: told each batch's number.
+        certificate: judges the differences; None is the bundle's.
+        rehearses: whether other inputs of its sizes are run before each batch. In a second replay with CUDA graphs
+            on, that records one, and golden has to be answered by what was recorded of something else.
 
     Raises:
         BundleError: golden is of a model that reads something else.
@@ -140,13 +155,15 @@ def replay(runtime: Runtime, golden: Golden, progress: Callable[[int], Any] = la
         raise BundleError(f"{runtime.folder / GOLDEN_FILE}: expected {expected}, as the manifest says, got {sizes}")
     results = []
     for number, members in enumerate(golden.batches):
+        if rehearses:
+            _rehearse(runtime, golden, members)
         results.append(_replay_batch(runtime, golden, members))
         progress(number)
     manifest = runtime.manifest
     return Report(
         device=runtime.device,
         batches=tuple(results),
-        certificate=manifest.certificate,
+        certificate=manifest.certificate if certificate is None else certificate,
         quantisation=manifest.quantisation,
     )
 
@@ -158,6 +175,13 @@ def largest_difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
         return float("inf")
     largest = float(np.abs(found - expected).max(initial=0.0))
     return largest if np.isfinite(largest) else float("inf")
+
+
+def _rehearse(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) -> None:
+    """Run a batch of the same sizes in which everything else is different."""
+    packed = pack([np.zeros_like(golden.sequences[member]) for member in members[::-1]])
+    rows, _ = _rows_in_batch(golden, members, golden.logit_rows)
+    runtime.run(packed, np.zeros_like(rows), [LOGITS])
 
 
 def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) -> BatchResult:

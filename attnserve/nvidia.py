@@ -67,6 +67,24 @@ def read_driver(library: str = LIBRARY) -> Driver | None:
         nvml.nvmlShutdown()
 
 
+def gpu_memory(library: str = LIBRARY) -> int:
+    """Bytes of the smallest GPU; 0 where no driver says so."""
+    return min((gpu.memory_bytes for gpu in _find_gpus(library)), default=0)
+
+
+def name_gpu(library: str = LIBRARY) -> str:
+    """What GPUs there are, by their names; empty where no driver says so."""
+    return ", ".join(sorted({gpu.name for gpu in _find_gpus(library)}))
+
+
+def _find_gpus(library: str) -> tuple[Gpu, ...]:
+    try:
+        driver = read_driver(library)
+    except DriverError:
+        return ()
+    return () if driver is None else driver.gpus
+
+
 def _read_gpu(nvml: ctypes.CDLL, index: int) -> Gpu:
     device, name, memory = ctypes.c_void_p(), ctypes.create_string_buffer(NAME_BYTES), _Memory()
     major, minor = ctypes.c_int(), ctypes.c_int()

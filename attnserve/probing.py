@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attnserve.runtime import explain_no_cuda
+from attnserve.sessions import explain_no_cuda
 
 # ONNX, opset 13: y = x @ x, float32 [2, 2]. Here and not in a file, for a broken installation may have lost files.
 PROBE = (

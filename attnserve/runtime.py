@@ -1,7 +1,7 @@
 """`Runtime`: a bundle opened in ONNX Runtime. Golden replay, `attnserve check` and the service's engine use it."""
 
+import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnserve.buckets import find_bucket, pad
 from attnserve.bundle import (
     CAPTURE,
     FEATURES,
     HEAD_SCALE,
+    LOGITS,
     MODEL_FILE,
     POSITIONS,
     ROWS,
@@ -26,24 +28,16 @@ from attnserve.bundle import (
     verify_files,
     weights_file,
 )
+from attnserve.cuda import DEFAULTS, CudaOptions
 from attnserve.describing import Describing, statistics_file
 from attnserve.interface import Interface
 from attnserve.packing import Packed
+from attnserve.recordings import GRAPH_ID, NO_GRAPH, Recordings
+from attnserve.sessions import open_model, open_session
+from attnserve.traffic import CUDA
 from attnserve.weighing import Weighing
 
-# Its wheels report to Microsoft unless told not to, and read this when they are imported.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-CUDA_PROVIDER = "CUDAExecutionProvider"
-# Products are of float32, as certificates are: unless told not to, ONNX Runtime rounds their factors to TF32, ten bits.
-CUDA_OPTIONS = {"use_tf32": "0"}
-DEVICES = ("auto", "cpu", "cuda")
-NO_DEVICE = "device: expected a usable CUDA device, got none"
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
-
-
-class DeviceError(RuntimeError):
-    """The device asked for cannot be used; the message says why."""
 
 
 class Interrupted(Exception):
@@ -60,6 +54,8 @@ class Interrupt:
         """Of the run."""
         # Its end is no error.
         self.options.log_severity_level = 4
+        # A graph could be recorded of half a run; without graphs it means nothing.
+        self.options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
         self.is_set = False
 
     def set(self) -> None:
@@ -87,6 +83,7 @@ class Runtime:
         op_library: native library of kernels registered with the model's session; without one, on other devices than
             the CPU and in portable bundles the bodies run.
         binds: whether inputs and outputs are bound to the device before a run; None is where it is not the CPU.
+        cuda: how, where the device is CUDA.
 
     Raises:
         BundleError: the bundle is damaged, or ONNX Runtime cannot load it or `op_library`.
@@ -101,6 +98,7 @@ class Runtime:
         num_threads: int = 0,
         op_library: str | os.PathLike[str] | None = None,
         binds: bool | None = None,
+        cuda: CudaOptions = DEFAULTS,
     ) -> None:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
@@ -108,18 +106,42 @@ class Runtime:
         precision = self.manifest.certificate.precision
         # The bodies are inlined in a portable file: no kernel could take their place.
         library = None if op_library is None or self.manifest.portable else Path(op_library)
-        self.session, self.device = _open_model(self.folder / MODEL_FILE, device, num_threads, library, precision)
+        opened = open_model(self.folder / MODEL_FILE, device, num_threads, library, precision, cuda)
+        self.session, self.device = opened.session, opened.device
         self.op_library = library if self.device == "cpu" else None
-        self._shrinking = _shrinking_options(self.device)
         self.binds = self.device != "cpu" if binds is None else binds
+        self.recordings = (
+            Recordings(self.session, device=self.device, gpu=cuda.gpu, output=LOGITS, max_recordings=opened.num_graphs)
+            if self.binds and opened.num_graphs
+            else None
+        )
+        """CUDA graphs, where runs may be recorded."""
+        self._wants_graphs = self.binds and cuda.num_graphs > 0
+        self.gpu = cuda.gpu if self.device == "cuda" else 0
+        """Its number."""
+        self._plain, self._shrinking = (
+            _run_options(self.device, self.gpu, shrinks=shrinks, records=self.recordings is not None)
+            for shrinks in (False, True)
+        )
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
             raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
-        paths = (file(one) for one in self.manifest.weightings for file in (weights_file, normaliser_file, rows_file))
+        files = (file(one) for one in self.manifest.weightings for file in (weights_file, normaliser_file, rows_file))
         self.weighing = Weighing(
-            {path: _open(self.folder / path, "cpu", num_threads) for path in paths if path in self.manifest.files},
+            {
+                file: open_session(self.folder / file, "cpu", num_threads)
+                for file in files
+                if file in self.manifest.files
+            },
             None if self.op_library is None else _open_describing(self.manifest, num_threads, self.op_library),
         )
         """Recomputes weights from captures."""
+
+    @property
+    def graphs(self) -> str:
+        """`on`: frequent batches are CUDA graphs; `off`: they are not to be; `failed`: they cannot be."""
+        if not self._wants_graphs:
+            return "off"
+        return "on" if self.recordings is not None and self.recordings.is_on else "failed"
 
     def feeds(
         self,
@@ -156,17 +178,44 @@ class Runtime:
         Raises:
             Interrupted: by `interrupt`.
         """
-        feeds = self.feeds(packed, rows, capture, head_scale)
         names = list(outputs)
-        options = self._shrinking if shrink else None if interrupt is None else interrupt.options
-        try:
-            values = self._run_bound(names, feeds, options) if self.binds else self.session.run(names, feeds, options)
-        except Exception:
-            # ONNX Runtime has no type of its own for it.
-            if interrupt is not None:
-                interrupt.check()
-            raise
+        # Outputs are copied before another run may begin: in the arena, graphs would write over them.
+        with contextlib.nullcontext() if self.recordings is None else self.recordings.turn:
+            is_plain = names == [LOGITS] and not len(capture) and head_scale is None
+            if is_plain and interrupt is None and not shrink:
+                logits = self._run_recorded(packed, rows)
+                if logits is not None:
+                    return {LOGITS: logits}
+            feeds = self.feeds(packed, rows, capture, head_scale)
+            options = self._shrinking if shrink else self._plain if interrupt is None else interrupt.options
+            try:
+                if self.binds:
+                    with CUDA.run():
+                        values = self._run_bound(names, feeds, options)
+                else:
+                    values = self.session.run(names, feeds, options)
+            except Exception:
+                # ONNX Runtime has no type of its own for it.
+                if interrupt is not None:
+                    interrupt.check()
+                raise
         return dict(zip(names, values, strict=True))
+
+    def _run_recorded(self, packed: Packed, rows: NDArray[np.int64]) -> NDArray[Any] | None:
+        """Logits by a CUDA graph, of the batch padded to its bucket; None where there is none."""
+        if self.recordings is None:
+            return None
+        bucket = find_bucket(packed, len(rows), self.manifest.max_length)
+        if not self.recordings.wants(bucket):
+            return None
+        padded = pad(packed, rows, bucket)
+        asked, answered = len(rows), bucket.num_wanted
+        if not self.manifest.has_rows:
+            asked, answered = len(packed.lengths), bucket.num_sequences
+        (output,) = (tensor for tensor in self.manifest.outputs if tensor.name == LOGITS)
+        shape = (answered, self.manifest.num_outputs)
+        logits = self.recordings.run(bucket, self.feeds(padded.packed, padded.rows), shape, output.dtype)
+        return None if logits is None else logits[:asked]
 
     def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]], options: Any) -> list[NDArray[Any]]:
         """Run with inputs and outputs bound: outputs stay on the device until all are there."""
@@ -177,7 +226,7 @@ class Runtime:
             # As a tensor: `bind_cpu_input` knows no initialisers, and `head_scale` is one.
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
         for name in names:
-            binding.bind_output(name, self.device)
+            binding.bind_output(name, self.device, self.gpu)
         self.session.run_with_iobinding(binding, options)
         return list(binding.copy_outputs_to_cpu())
 
@@ -201,100 +250,24 @@ def feeds_of(
     return feeds if head_scale is None else {**feeds, HEAD_SCALE: head_scale}
 
 
-def _open_model(path: Path, device: str, num_threads: int, op_library: Path | None, precision: str) -> tuple[Any, str]:
-    """Open the model on `device`; "auto" decides by making a CUDA session.
-
-    The provider list alone says nothing: onnxruntime-gpu names CUDA on machines without a GPU.
-    """
-    if device not in DEVICES:
-        raise DeviceError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
-    if device == "cpu":
-        _refuse_bfloat16(path, precision)
-        return _open(path, "cpu", num_threads, op_library), "cpu"
-    reason = explain_no_cuda()
-    if reason is None:
-        import onnxruntime
-
-        onnxruntime.preload_dlls()
-        try:
-            # Without the library: its kernels are for the CPU, and a node that has one runs there and nowhere else.
-            session = _open(path, "cuda", num_threads)
-        except BundleError as error:
-            # What the CPU cannot load either is the bundle's fault. bfloat16 it never can.
-            if precision != "bfloat16":
-                _open(path, "cpu", num_threads)
-            reason = str(error)
-        else:
-            if session.get_providers()[0] == CUDA_PROVIDER:
-                return session, "cuda"
-            reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
-    if device == "cuda":
-        raise DeviceError(f"{NO_DEVICE}: {reason}")
-    _refuse_bfloat16(path, precision)
-    return _open(path, "cpu", num_threads, op_library), "cpu"
-
-
 def _open_describing(manifest: Manifest, num_threads: int, op_library: Path) -> Describing | None:
     """What a library adds up over rows of weights; None where it has no such op."""
     files = {weighting: statistics_file(weighting) for weighting in manifest.weightings}
     try:
-        return Describing({name: _open(path, "cpu", num_threads, op_library) for name, path in files.items()})
+        return Describing({name: open_session(path, "cpu", num_threads, op_library) for name, path in files.items()})
     except BundleError:  # A library of other ops is none the worse for it.
         return None
 
 
-def explain_no_cuda() -> str | None:
-    """What this machine lacks for CUDA, as far as can be told without a model; None if nothing."""
-    import onnxruntime
-
-    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        return "this onnxruntime has no CUDA provider; install attnserve[gpu]"
-    return None if _has_nvidia_driver() else "this machine has no NVIDIA driver"
-
-
-def _refuse_bfloat16(path: Path, precision: str) -> None:
-    """Say it before ONNX Runtime does, which names some inner node that has no implementation."""
-    if precision == "bfloat16":
-        raise BundleError(
-            f"{path}: bfloat16 needs a CUDA device: ONNX Runtime's CPU provider cannot load it; "
-            "expected --device cuda, or a bundle exported with --precision float32 or float16"
-        )
-
-
-def _has_nvidia_driver() -> bool:
-    """Whether trying CUDA makes sense; without a driver ONNX Runtime writes several lines of errors to stderr."""
-    # /dev/dxg: Linux under Windows has no other trace of it.
-    return sys.platform == "win32" or any(map(os.path.exists, ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")))
-
-
-def _shrinking_options(device: str) -> Any:
-    """Options of a run that gives back memory. ONNX Runtime keeps what the largest batch ever took, else."""
+def _run_options(device: str, gpu: int, *, shrinks: bool, records: bool) -> Any:
+    """Options of a run that records no graph, and of one that gives back memory, which ONNX Runtime keeps else."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0" if device == "cpu" else "cpu:0;gpu:0")
+    if records:
+        options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
+    if shrinks:
+        # With graphs the device's arena keeps what they write to.
+        arenas = "cpu:0" if device == "cpu" or records else f"cpu:0;gpu:{gpu}"
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
     return options
-
-
-def _open(path: Path, device: str, num_threads: int, op_library: Path | None = None) -> Any:
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    # A service waits for work more than it works: idle threads must not burn a core spinning.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Products with int8 weights are float32's, as golden is: by default their rows may be rounded to int8 as well.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    # 3 = errors. Warnings are about graph optimisations that no operator can act upon.
-    options.log_severity_level = 3
-    providers = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device == "cuda" else []
-    try:
-        if op_library is not None:
-            options.register_custom_ops_library(os.fspath(op_library))
-        # Without enable_fallback=0 a provider that fails is replaced by the CPU, and only stdout hears of it.
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0
-        )
-    except Exception as error:  # ONNX Runtime raises a dozen types of its own, none of them public.
-        raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from None

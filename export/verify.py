@@ -16,7 +16,8 @@ from attnserve.bundle import HEAD_SCALE, LOGITS, MODEL_FILE, BundleError, Manife
 from attnserve.golden import Golden, largest_difference
 from attnserve.interface import Interface
 from attnserve.packing import pack
-from attnserve.runtime import NO_DEVICE, feeds_of
+from attnserve.runtime import feeds_of
+from attnserve.sessions import NO_DEVICE
 
 # The evaluator is plain numpy and slow: a few short sequences in one batch are enough to read the graph a second way.
 REFERENCE_MAX_ROWS = 40

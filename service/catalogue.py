@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 from attnserve.bundle import BundleError
 from attnserve.repository import Repository
-from attnserve.runtime import DeviceError
 from attnserve.service.failures import Failures, describe_error
 from attnserve.service.guests import Guests
 from attnserve.service.model import ServedModel, load_model, make_tuner
 from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import Conflict, NotFound, Unavailable
 from attnserve.service.settings import Settings
+from attnserve.sessions import DeviceError
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import LOGITS, BundleError
-from attnserve.golden import read_golden, replay
+from attnserve.bundle import LOGITS
+from attnserve.cuda import DEFAULTS, CudaOptions
 from attnserve.interface import Interface
 from attnserve.machine import trim_malloc
 from attnserve.packing import Packed, pack
+from attnserve.report import Report
 from attnserve.runtime import NO_ROWS, Interrupt, Runtime
+from attnserve.service.devices import Devices, Gpus
 from attnserve.service.observer import NOBODY, BatchRun, Observer
 
 log = logging.getLogger(__name__)
@@ -62,11 +64,19 @@ class Feeds:
 
 
 class Engine:
-    """A bundle proven on this device.
+    """A bundle proven on the devices it runs on.
+
+    Args:
+        folder: the bundle.
+        device: "auto", "cpu" or "cuda".
+        num_threads: of each session.
+        kernels: library of native kernels; None runs function bodies.
+        observer: told of the work.
+        cuda: for each GPU, where the device is CUDA.
 
     Raises:
-        BundleError: damaged, or outside its certificate on this device.
-        DeviceError: the device asked for cannot be used.
+        BundleError: damaged, or outside its certificate on one of its devices.
+        DeviceError: a device asked for cannot be used.
     """
 
     def __init__(
@@ -77,16 +87,24 @@ class Engine:
         num_threads: int,
         kernels: Path | None = None,
         observer: Observer = NOBODY,
+        cuda: Sequence[CudaOptions] = (DEFAULTS,),
     ) -> None:
         self.num_threads = num_threads
         self.observer = observer
-        self.runtime = Runtime(folder, device=device, num_threads=num_threads, op_library=kernels)
+
+        def open_runtime(device: str, options: CudaOptions) -> Runtime:
+            return Runtime(folder, device=device, num_threads=num_threads, op_library=kernels, cuda=options)
+
+        self.devices = Devices(open_runtime, device, cuda)
+        self.runtime = self.devices.runtimes[0]
         self.manifest = self.runtime.manifest
-        self._golden = read_golden(folder)
-        self._checked = self._shrunk = -math.inf
-        self.report = replay(self.runtime, self._golden)
-        if not self.report.passed:
-            raise BundleError(f"{folder}: golden replay failed: {self.report.table()}")
+        self._checked = -math.inf
+        self._shrunk = dict.fromkeys(self.devices.runtimes, -math.inf)
+
+    @property
+    def report(self) -> Report:
+        """What golden's replay found."""
+        return self.devices.report
 
     @property
     def device(self) -> str:
@@ -105,9 +123,15 @@ class Engine:
         return self.runtime.op_library
 
     @property
+    def gpus(self) -> Gpus | None:
+        """How it uses GPUs; None on the CPU."""
+        return self.devices.gpus
+
+    @property
     def verdict(self) -> str:
         """What golden's replay found, in a line."""
-        report, certificate = self.report, self.manifest.certificate
+        report = self.report
+        certificate = report.certificate
         return (
             f"golden replayed, logits {report.logits:.1e} of {certificate.logits.allowed:.1e}, "
             f"maps {report.maps:.1e} of {certificate.maps.allowed:.1e}"
@@ -118,7 +142,7 @@ class Engine:
         if time.monotonic() - self._checked < 1:
             return True
         try:
-            passed = replay(self.runtime, self._golden).passed
+            passed = self.devices.is_sound()
         except Exception:
             log.exception("golden cannot be replayed any more")
             return False
@@ -144,12 +168,13 @@ class Engine:
         begin = time.perf_counter()
         feeds = form_feeds(jobs)
         packed = time.perf_counter()
-        shrink = begin - self._shrunk > SHRINK_SECONDS
-        if shrink:
-            self._shrunk = begin
-        outputs = self.runtime.run(
-            feeds.packed, feeds.rows, feeds.outputs, feeds.capture, jobs[0].head_scale, shrink=shrink
-        )
+        with self.devices.take() as runtime:
+            shrink = begin - self._shrunk[runtime] > SHRINK_SECONDS
+            if shrink:
+                self._shrunk[runtime] = begin
+            outputs = runtime.run(
+                feeds.packed, feeds.rows, feeds.outputs, feeds.capture, jobs[0].head_scale, shrink=shrink
+            )
         computed = time.perf_counter()
         if shrink:
             trim_malloc()
@@ -170,16 +195,22 @@ class Engine:
             Interrupted: by `interrupt`.
         """
         feeds = form_feeds(jobs)
-        run = self.runtime.run
-        return split_outputs(jobs, run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, interrupt=interrupt))
+        with self.devices.take() as runtime:
+            outputs = runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, interrupt=interrupt)
+        return split_outputs(jobs, outputs)
 
     def shrink(self) -> None:
-        """Give back the memory of what has run, by one more run, as short as can be; nobody is told of it."""
-        self._shrunk = time.perf_counter()
+        """Give back the memory of what has run, by one more run on each device, as short as can be; nobody is told."""
         job = Job(sequence=make_sequence(self.manifest, 1), positions=np.zeros(1, np.int64))
         feeds = form_feeds([job])
-        self.runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, shrink=True)
+        for runtime in self.devices.runtimes:
+            self._shrunk[runtime] = time.perf_counter()
+            runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, shrink=True)
         trim_malloc()
+
+    def forget_graphs(self) -> None:
+        """Release the CUDA graphs of what was run to measure."""
+        self.devices.forget_graphs()
 
     def run_lengths(self, lengths: Sequence[int]) -> None:
         """Run one batch of sequences of these lengths, for its cost alone."""

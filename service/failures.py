@@ -5,7 +5,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from attnserve.bundle import BundleError
-from attnserve.runtime import DeviceError
+from attnserve.sessions import DeviceError
 from attnserve.text import TextError
 
 log = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
 """`ServedModel`: a version of a model that answers, and how it comes to that: loaded, proven, tuned, behind a queue."""
 
+import functools
 import logging
 import time
 import weakref
@@ -12,6 +13,7 @@ import orjson
 from attnserve.bundle import TOKENIZER_FILE, BundleError, Manifest
 from attnserve.kernels import find_kernels
 from attnserve.machine import count_cores, free_memory, memory_limit
+from attnserve.nvidia import gpu_memory
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
 from attnserve.service.engine import SHRINK_SECONDS, Engine
@@ -87,10 +89,12 @@ def load_model(
     check_room(folder)
     num_threads = settings.num_threads or max(1, count_cores() // settings.engines)
     library = find_kernels(settings.kernels)
-    engine = open_engine(folder, device=settings.device, num_threads=num_threads, kernels=library)
+    engine = open_engine(folder, settings, num_threads=num_threads, kernels=library)
+    num_engines = settings.engines * (1 if engine.gpus is None else len(engine.gpus.devices))
     described = describe_manifest(engine.manifest)
     reader = Reader(engine.manifest, open_text(folder, engine.manifest))
-    tuning = tuner.tune(name, engine, settings.engines, is_idle=is_idle)
+    tuning = tuner.tune(name, engine, num_engines, is_idle=is_idle)
+    engine.forget_graphs()
     engine.shrink()
     # Only now: what was measured above is no traffic.
     statistics = Statistics()
@@ -98,11 +102,11 @@ def load_model(
     batcher = Batcher(
         engine.run,
         tuning.cost,
-        max_batch_bytes=settings.max_batch_bytes or memory_limit() // 2,
+        max_batch_bytes=settings.max_batch_bytes or batch_memory(engine, settings) // 2,
         max_queue=settings.max_queue,
         max_batch_ms=settings.max_batch_ms,
         max_wait_ms=settings.max_wait_ms,
-        num_workers=settings.engines,
+        num_workers=num_engines,
         name=f"engine-{name}",
         observer=engine.observer,
         is_sound=engine.is_sound,
@@ -128,7 +132,7 @@ def load_model(
         "%s/%d answers on %s, kernels %s, after %.1f s: %s",
         name,
         version,
-        engine.device,
+        describe_device(engine),
         model.kernels,
         took,
         engine.verdict,
@@ -136,23 +140,40 @@ def load_model(
     return model
 
 
-def open_engine(folder: Path, *, device: str, num_threads: int, kernels: Path | None) -> Engine:
+def open_engine(folder: Path, settings: Settings, *, num_threads: int, kernels: Path | None) -> Engine:
     """The engine with native kernels, or with function bodies where they fail golden or cannot be loaded.
 
     Raises:
         BundleError: damaged, or outside its certificate with function bodies too.
         DeviceError: the device asked for cannot be used.
     """
+    open_with = functools.partial(Engine, folder, device=settings.device, num_threads=num_threads, cuda=settings.cuda)
     if kernels is None:
-        return Engine(folder, device=device, num_threads=num_threads)
+        return open_with()
     try:
-        return Engine(folder, device=device, num_threads=num_threads, kernels=kernels)
+        return open_with(kernels=kernels)
     except BundleError as error:
         failure = error
     # Damaged bundles end here, without a word about kernels.
-    engine = Engine(folder, device=device, num_threads=num_threads)
+    engine = open_with()
     log.warning("%s: kernels are switched off for it, function bodies serve: %s", folder, failure)
     return engine
+
+
+def describe_device(engine: Engine) -> str:
+    """Where a model runs, and how, for the log."""
+    gpus = engine.gpus
+    if gpus is None:
+        return engine.device
+    numbers = ", ".join(map(str, gpus.devices))
+    return f"{engine.device} {numbers} (CUDA graphs {gpus.graphs}, TF32 {gpus.tf32})"
+
+
+def batch_memory(engine: Engine, settings: Settings) -> int:
+    """Bytes that batches of a model may take where it runs."""
+    if engine.gpus is None:
+        return memory_limit()
+    return settings.gpu_memory_bytes or gpu_memory() or memory_limit()
 
 
 def name_kernels(engine: Engine, library: Path | None) -> str:

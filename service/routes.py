@@ -259,6 +259,7 @@ def _describe(catalogue: Catalogue, model: ServedModel) -> dict[str, Any]:
         **{name: value for name, value in model.described.items() if name not in HIDDEN},
         "device": model.engine.device,
         "kernels": model.kernels,
+        "gpus": to_json(model.engine.gpus),
         "golden": {"logits": model.engine.report.logits, "maps": model.engine.report.maps},
         "tuning": to_json(model.tuning),
     }

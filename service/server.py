@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from attnserve.flags import flag_of, spell
 from attnserve.kernels import AUTO, explain_unusable, find_kernels
 from attnserve.logs import set_up_logs
 from attnserve.machine import bound_malloc
-from attnserve.runtime import NO_DEVICE, DeviceError, explain_no_cuda
 from attnserve.service.app import create_app
 from attnserve.service.captures.levels import ANY
 from attnserve.service.catalogue import Catalogue
+from attnserve.service.compute_settings import GPU_SETTINGS
 from attnserve.service.configuration import describe_settings, read_settings
 from attnserve.service.exports.companion import find_companion
 from attnserve.service.head import BoundedHead
 from attnserve.service.metrics import Metrics
 from attnserve.service.settings import Settings
+from attnserve.sessions import NO_DEVICE, DeviceError, explain_no_cuda
 
 if TYPE_CHECKING:
     # An extra.
@@ -126,6 +128,26 @@ def warn_of_strangers(settings: Settings, models: Collection[str]) -> None:
             log.warning("%s: the repository has no model %s", flag, name)
 
 
+def check_gpus(settings: Settings) -> None:
+    """Refuse to run without what is asked of GPUs.
+
+    Raises:
+        ValueError: models are to run on the CPU, and something is asked of GPUs.
+        DeviceError: models are to run on GPUs, and there is none.
+    """
+    fields = Settings.model_fields
+    asked = [name for name in GPU_SETTINGS if getattr(settings, name) != fields[name].default]
+    if settings.device == "cpu":
+        if asked:
+            raise ValueError(f"{spell(asked[0])}: expected --device cuda or auto beside it, got --device cpu")
+        return
+    reason = explain_no_cuda()
+    if reason is not None and settings.device == "cuda":
+        raise DeviceError(f"{NO_DEVICE}: {reason}")
+    if reason is not None and asked:
+        log.warning("%s: nothing follows from it, models run on the CPU: %s", ", ".join(map(flag_of, asked)), reason)
+
+
 def open_listener(host: str, port: int) -> socket.socket:
     """The bound socket, whose connections send what they have at once.
 
@@ -185,8 +207,7 @@ def serve(parsed: argparse.Namespace) -> int:
     log.info("settings: %s", text, extra={"settings": described})
     # Known before anything is loaded, or listens.
     check_kernels(settings)
-    if settings.device == "cuda" and (reason := explain_no_cuda()) is not None:
-        raise DeviceError(f"{NO_DEVICE}: {reason}")
+    check_gpus(settings)
     metrics = Metrics()
     failures: list[BaseException] = []
 

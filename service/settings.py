@@ -5,22 +5,17 @@ import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from attnserve.checkpoint_files import parse_folders
 from attnserve.flags import ENV_PREFIX
 from attnserve.jobs import check_database
-from attnserve.kernels import AUTO
 from attnserve.service.captures.levels import parse_levels
+from attnserve.service.compute_settings import ComputeSettings
 from attnserve.service.cost import Cost, parse_costs
-from attnserve.service.keys import Key, parse_keys
+from attnserve.service.listening_settings import ListeningSettings
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
-
-
-def _parse_keys(given: object) -> tuple[Key, ...]:
-    # An empty variable, as compose files pass on, is none.
-    return () if given in ("", (), []) else parse_keys(given)
 
 
 def _check_collector(given: str) -> str:
@@ -29,7 +24,7 @@ def _check_collector(given: str) -> str:
     return given
 
 
-class Settings(BaseSettings):
+class Settings(ComputeSettings, ListeningSettings):
     """Every setting, by flag (`--max-queue`), environment variable (`ATTNSERVE_MAX_QUEUE`) or file (`max_queue:`).
 
     The flag wins over the variable, the variable over the file, the file over the default (`configuration.py`).
@@ -37,61 +32,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    # An empty host would mean every interface there is.
-    host: str = Field(
-        "127.0.0.1",
-        min_length=1,
-        description="Address to listen on. `127.0.0.1` is this machine alone. Others, such as `0.0.0.0` for every "
-        "network it is in, need keys or `--allow-anonymous`: whoever reaches the port could ask.",
-    )
-    port: int = Field(
-        8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose, and the log says which."
-    )
-    keys_file: str = Field(
-        "",
-        description="File of API keys, as `attnserve key --file` writes it. It is read again when it changes. A secret "
-        "mounted read-only is best.",
-        json_schema_extra={"accepts": "path"},
-    )
-    keys: Annotated[
-        tuple[Key, ...], NoDecode, PlainValidator(_parse_keys), WithJsonSchema({"accepts": "entries of a keys file"})
-    ] = Field(
-        (),
-        description="API keys without a file, in YAML or JSON: hashes, not the keys themselves. For platforms that "
-        "pass secrets in variables; a change needs a restart.",
-    )
-    allow_anonymous: bool = Field(
-        False,
-        description="Whether to listen to other machines without keys. Only where something else decides who may ask: "
-        "a gateway on a private network. Where there are keys it changes nothing.",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto",
-        description="Where models run. `auto` takes CUDA if a CUDA session can really be made; "
-        "`cuda` refuses to start otherwise.",
-    )
-    kernels: str = Field(
-        AUTO,
-        min_length=1,
-        description="Native kernels for attention on a CPU: `auto` takes the library that came with the package, or "
-        "that `make kernels` built in a checkout; `off` none; else the path of one. Without them, and for a model "
-        "whose golden they fail, the function bodies in the bundle compute the same, slower.",
-        json_schema_extra={"accepts": "`auto`, `off`, path"},
-    )
-    num_threads: int = Field(
-        0,
-        ge=0,
-        le=1024,
-        description="Compute threads per model; 0 is the number of cores this process may use, which is right for one "
-        "busy model. Share the cores among several: more threads than cores wait for each other.",
-    )
-    engines: int = Field(
-        1,
-        ge=1,
-        le=64,
-        description="Batches of a model that run at once, each on its share of the threads, all with the same weights. "
-        "More than 1 pays where models are so small that a batch keeps no more than one core busy; then one per core.",
-    )
     poll_seconds: float = Field(
         2.0,
         ge=0,

@@ -19,8 +19,10 @@ from typing import Any, Protocol
 from attnserve import __version__
 from attnserve.bundle import Manifest, hash_file
 from attnserve.machine import name_processor
+from attnserve.nvidia import name_gpu
 from attnserve.records import RecordError, from_json, read_text, to_json
 from attnserve.service.cost import SHAPES, Cost, measure_cost
+from attnserve.service.devices import Gpus
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,10 @@ class Measurable(Protocol):
     @property
     def kernels(self) -> Path | None:
         """The library whose kernels compute attention; None if function bodies do."""
+
+    @property
+    def gpus(self) -> Gpus | None:
+        """How it uses GPUs; None on the CPU."""
 
     def run_lengths(self, lengths: Sequence[int]) -> None:
         """Run one batch of sequences of these lengths."""
@@ -154,6 +160,7 @@ def describe_setting(engine: Measurable) -> dict[str, Any]:
         "num_threads": engine.num_threads,
         "kernels": None if engine.kernels is None else hash_file(engine.kernels),
         "processor": name_processor(),
+        "gpu": None if engine.gpus is None else [name_gpu(), engine.gpus.graphs, engine.gpus.tf32],
         "shapes": [list(shape) for shape in SHAPES],
         "versions": {"attnserve": __version__, "onnxruntime": onnxruntime.__version__},
     }

@@ -91,6 +91,8 @@ def _open(coding: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    # As in attnserve/sessions.py.
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
     path = Path(__file__).with_name(f"{coding}.onnx")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -338,9 +338,9 @@ def test_check_names_what_is_damaged(
 
 
 def test_check_says_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from attnserve import runtime
+    from attnserve import sessions
 
-    monkeypatch.setattr(runtime, "_has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(sessions, "_has_nvidia_driver", lambda: False)
     assert main(["check", str(BUNDLE), "--device", "cuda"]) == 1
     assert capsys.readouterr().err.startswith("attnserve: device: expected a usable CUDA device, got none: this ")
 

@@ -72,6 +72,19 @@ def test_one_wrong_number_is_enough(runtime: Runtime, golden: Golden, name: str,
     assert sum(getattr(batch, name) > 5e-4 for batch in report.batches) == 3
 
 
+def test_another_certificate_judges_the_same_differences(runtime: Runtime, golden: Golden) -> None:
+    nothing = Certificate(
+        precision="float32", logits=Deviation(reference=0, allowed=0), maps=Deviation(reference=0, allowed=0)
+    )
+    strict = replay(runtime, golden, certificate=nothing)
+    assert (strict.passed, strict.certificate) == (False, nothing)
+    allowed = nothing.allow(0.5, 3.0)
+    assert (allowed.logits.allowed, allowed.maps.allowed) == (1.5, 0.5)
+    assert replay(runtime, golden, certificate=allowed).passed
+    # It takes nothing away.
+    assert allowed.allow(0.1, 3.0) == allowed
+
+
 @pytest.mark.parametrize("swap", [(slice(None), [1, 0]), (slice(None), slice(None), [1, 0])], ids=["layers", "heads"])
 def test_maps_belong_to_their_layer_and_head(runtime: Runtime, golden: Golden, swap: Any) -> None:
     maps = golden.maps.copy()

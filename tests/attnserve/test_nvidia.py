@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnserve.nvidia import Driver, DriverError, Gpu, read_driver
+from attnserve.nvidia import Driver, DriverError, Gpu, gpu_memory, name_gpu, read_driver
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,12 @@ def test_a_driver_and_its_gpus(build):
         version="580.95.05", cuda="13.2", gpus=(Gpu(name="NVIDIA Fake 0", **gpu), Gpu(name="NVIDIA Fake 1", **gpu))
     )
     assert ctypes.CDLL(library).opened() == 0, "it was not closed again"
+
+
+def test_the_gpus_alone(build, tmp_path):
+    assert (name_gpu(build()), gpu_memory(build())) == ("NVIDIA Fake 0, NVIDIA Fake 1", 80 * 1024**3)
+    for library in (build(3), str(tmp_path / "libnvidia-ml.so.1")):
+        assert (name_gpu(library), gpu_memory(library)) == ("", 0)
 
 
 def test_no_driver_is_none(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from attnserve import probing, runtime
+from attnserve import probing, sessions
 from attnserve.probing import PROBE, find_missing_libraries, try_device
 
 
@@ -45,7 +45,7 @@ class Wrong(Session):
 
 @pytest.fixture
 def with_driver(monkeypatch):
-    monkeypatch.setattr(runtime, "_has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(sessions, "_has_nvidia_driver", lambda: True)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
 
@@ -67,7 +67,7 @@ def test_a_product_that_is_wrong_is_no_device(monkeypatch):
 
 
 def test_without_a_driver_cuda_is_not_tried(monkeypatch):
-    monkeypatch.setattr(runtime, "_has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(sessions, "_has_nvidia_driver", lambda: False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", None)
     assert "this" in str(try_device("cuda"))
 

@@ -1,22 +1,19 @@
 """`Runtime` opens only what it can vouch for, on the device it was told."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from attnserve import bundle
-from attnserve import runtime as module
 from attnserve.bundle import BundleError
 from attnserve.golden import read_golden
 from attnserve.packing import pack
-from attnserve.runtime import DeviceError, Interrupt, Interrupted, Runtime
+from attnserve.runtime import Interrupt, Interrupted, Runtime
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 
@@ -59,91 +56,12 @@ def test_a_graph_of_another_bundle_is_refused(folder: Path) -> None:
         Runtime(folder)
 
 
-def test_unknown_devices_are_refused(folder: Path) -> None:
-    with pytest.raises(DeviceError, match=r"device: expected one of auto, cpu, cuda, got 'tpu'"):
-        Runtime(folder, device="tpu")
-
-
-@pytest.mark.parametrize("has_provider", [True, False])
-def test_without_a_driver_auto_is_the_cpu_and_cuda_says_why(
-    monkeypatch: pytest.MonkeyPatch, has_provider: bool, capfd: pytest.CaptureFixture[str]
-) -> None:
-    import onnxruntime
-
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers[not has_provider :])
-    monkeypatch.setattr(module, "_has_nvidia_driver", lambda: False)
-    opened = Runtime(BUNDLE, device="auto")
-    assert opened.device == "cpu"
-    assert opened.session.get_providers() == ["CPUExecutionProvider"]
-    reason = "this machine has no NVIDIA driver" if has_provider else "install attnserve[gpu]"
-    with pytest.raises(DeviceError, match=rf"device: expected a usable CUDA device, got none: .*{re.escape(reason)}"):
-        Runtime(BUNDLE, device="cuda")
-    assert capfd.readouterr().err == ""
-
-
-def test_a_session_that_falls_back_silently_is_not_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What ONNX Runtime does where a driver is there and CUDA is not: it says nothing and computes on the CPU.
-    import onnxruntime
-
-    asked: list[str] = []
-
-    def open_on_the_cpu(path: Path, device: str, *arguments: Any) -> Any:
-        asked.append(device)
-        return opened(path, "cpu", *arguments)
-
-    opened = module._open
-    monkeypatch.setattr(module, "_has_nvidia_driver", lambda: True)
-    monkeypatch.setattr(module, "_open", open_on_the_cpu)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    assert Runtime(BUNDLE, device="auto").device == "cpu"
-    assert asked[:2] == ["cuda", "cpu"]
-    with pytest.raises(DeviceError, match="fell back to the CPU"):
-        Runtime(BUNDLE, device="cuda")
-
-
-@pytest.fixture
-def asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A driver is there, and a session asked of CUDA fails. What is asked of sessions."""
-    import onnxruntime
-
-    asked: list[dict[str, Any]] = []
-    make = onnxruntime.InferenceSession
-
-    def make_session(path: str, options: Any, **arguments: Any) -> Any:
-        asked.append(arguments)
-        if arguments["providers"] != ["CPUExecutionProvider"]:
-            raise RuntimeError("CUDA failure 2: out of memory")
-        return make(path, options, **arguments)
-
-    monkeypatch.setattr(module, "_has_nvidia_driver", lambda: True)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", make_session)
-    return asked
-
-
-def test_float32_is_not_rounded_to_tf32_and_no_provider_is_replaced(asked_of_cuda: list[dict[str, Any]]) -> None:
-    Runtime(BUNDLE, device="auto")
-    assert asked_of_cuda[0]["providers"] == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-    assert all(asked["enable_fallback"] == 0 for asked in asked_of_cuda)
-
-
-def test_a_device_that_cannot_load_a_bundle_is_told_from_a_bundle_that_nothing_can(
-    asked_of_cuda: list[dict[str, Any]], folder: Path
-) -> None:
-    assert Runtime(folder, device="auto").device == "cpu"
-    with pytest.raises(DeviceError, match=r"got none: .*model\.onnx: .*out of memory"):
-        Runtime(folder, device="cuda")
-    (folder / "model.onnx").write_text("no graph")
-    rehash(folder)
-    with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
-        Runtime(folder, device="cuda")
-
-
 def test_the_number_of_threads_is_passed_on() -> None:
     assert Runtime(BUNDLE, num_threads=2).session.get_session_options().intra_op_num_threads == 2
+
+
+def test_no_plan_of_memory_is_kept_for_every_shape_that_ever_came(runtime: Runtime) -> None:
+    assert not runtime.session.get_session_options().enable_mem_pattern
 
 
 def test_feeds_leave_head_scale_to_its_initialiser(runtime: Runtime) -> None:

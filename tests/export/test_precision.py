@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from attnserve import bundle, runtime
+from attnserve import bundle, sessions
 from attnserve.bundle import BundleError, read_manifest
 from attnserve.cli import main
 from attnserve.export import export_checkpoint, verify
@@ -37,7 +37,7 @@ def brain(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     """`small` in bfloat16, exported on a machine without a GPU, whatever this one has; and what was said of it."""
     place = tmp_path_factory.mktemp("repository") / "brain" / "1"
     with pytest.MonkeyPatch.context() as patch:
-        blind = "import attnserve.runtime\nattnserve.runtime._has_nvidia_driver = lambda: False\nfrom attnserve.cli"
+        blind = "import attnserve.sessions\nattnserve.sessions._has_nvidia_driver = lambda: False\nfrom attnserve.cli"
         patch.setattr(verify, "CHECK", verify.CHECK.replace("from attnserve.cli", blind))
         return place, export_checkpoint(small_checkpoint, place, precision="bfloat16")
 
@@ -159,7 +159,7 @@ def test_bfloat16_says_that_it_was_not_replayed(brain: Any) -> None:
 def test_bfloat16_is_refused_where_there_is_no_gpu(
     brain: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
 ) -> None:
-    monkeypatch.setattr(runtime, "_has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(sessions, "_has_nvidia_driver", lambda: False)
     place, _ = brain
     with pytest.raises(BundleError, match=r"bfloat16 needs a CUDA device.*expected --device cuda, or a bundle"):
         Runtime(place, device=device)

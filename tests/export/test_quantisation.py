@@ -29,7 +29,8 @@ from attnserve.golden import read_golden, replay
 from attnserve.models import Attention
 from attnserve.models.checkpoint import CheckpointError, load_checkpoint
 from attnserve.packing import pack
-from attnserve.runtime import Runtime, _open
+from attnserve.runtime import Runtime
+from attnserve.sessions import open_session
 from tests.export.conftest import widened_weights
 from tests.export.foreign import EXAMPLE, EXPRESSIVE, MAX_LENGTH, SIZE, WIDTH, WORDS
 
@@ -217,7 +218,7 @@ def test_products_with_int8_weights_are_float32s_whatever_onnx_runtime_makes_of_
     model = graph_of(module, nodes, integers=np.ascontiguousarray(integers.T), scale=scale)
     onnx.save(model, tmp_path / "columns.onnx")
     truth = FEEDS["x"].astype(np.float64) @ (integers.T * scale.astype(np.float64))
-    (found,) = _open(tmp_path / "columns.onnx", "cpu", 1).run(None, FEEDS)
+    (found,) = open_session(tmp_path / "columns.onnx", "cpu", 1).run(None, FEEDS)
     np.testing.assert_allclose(found, truth, rtol=0, atol=1e-6)
     # If it does so no longer, there is nothing to tell it.
     assert np.abs(run(model) - truth).max() > 1e-3

@@ -186,7 +186,8 @@ def test_a_taken_port(bundles):
 
 
 def test_no_gpu_is_no_silent_cpu(bundles):
-    from attnserve.runtime import DeviceError, Runtime
+    from attnserve.runtime import Runtime
+    from attnserve.sessions import DeviceError
 
     try:
         Runtime(bundles / "tiny" / "1", device="cuda")

@@ -17,7 +17,6 @@ import pytest
 
 from attnserve.bundle import BundleError
 from attnserve.repository import find_versions
-from attnserve.runtime import DeviceError
 from attnserve.service import model as model_module
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.cost import Cost
@@ -27,6 +26,7 @@ from attnserve.service.observer import NOBODY
 from attnserve.service.oip.repository import list_repository
 from attnserve.service.problems import Conflict, InternalError, NotFound, Unavailable
 from attnserve.service.settings import Settings
+from attnserve.sessions import DeviceError
 
 COST = Cost(seconds_per_run=0, seconds_per_row=1, seconds_per_cell=0, bytes_per_row=1, bytes_per_cell=0)
 
@@ -75,7 +75,7 @@ class World:
     def served(self):
         return {name: model.version for name, model in self.catalogue.models.items()}
 
-    def make_engine(self, folder, *, device, num_threads):
+    def make_engine(self, folder, *, device, num_threads, cuda):
         """In the place of `Engine`: answers with the version it was loaded from."""
         name, version = folder.parent.name, int(folder.name)
         self.loaded.append((name, version))
@@ -96,10 +96,12 @@ class World:
             provider="CPUExecutionProvider",
             num_threads=num_threads,
             kernels=None,
+            gpus=None,
             observer=NOBODY,
             verdict="well",
             run=run,
             shrink=lambda: None,
+            forget_graphs=lambda: None,
             is_sound=lambda: self.is_sound,
         )
 

@@ -5,6 +5,7 @@ import gc
 import json
 import threading
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -13,8 +14,9 @@ import pytest
 from attnserve.bundle import BundleError
 from attnserve.records import to_json
 from attnserve.service import model as module
+from attnserve.service.devices import Gpus
 from attnserve.service.engine import Job
-from attnserve.service.model import check_room, describe_manifest, load_model, make_tuner
+from attnserve.service.model import batch_memory, check_room, describe_device, describe_manifest, load_model, make_tuner
 from attnserve.service.observer import NOBODY
 from attnserve.service.settings import Settings
 from tests.kernels.library import build_library, build_recognisable
@@ -50,6 +52,24 @@ def test_room_for_what_is_read_and_what_is_made_of_it(tmp_path, monkeypatch, fre
         return
     with pytest.raises(BundleError, match="about 2400 bytes of memory beside what is loaded, and 2399 are free"):
         check_room(tmp_path)
+
+
+def test_memory_of_batches_is_that_of_where_they_run(monkeypatch):
+    cpu, gpu = (SimpleNamespace(gpus=gpus) for gpus in (None, Gpus(devices=(0, 1), graphs="on", tf32="off")))
+    monkeypatch.setattr(module, "memory_limit", lambda: 64)
+    monkeypatch.setattr(module, "gpu_memory", lambda: 24)
+    assert batch_memory(cpu, Settings(gpu_memory_bytes=8)) == 64
+    assert batch_memory(gpu, Settings(gpu_memory_bytes=8)) == 8
+    assert batch_memory(gpu, Settings()) == 24
+    # No driver says how much there is.
+    monkeypatch.setattr(module, "gpu_memory", lambda: 0)
+    assert batch_memory(gpu, Settings()) == 64
+
+
+def test_the_log_says_how_gpus_are_used():
+    gpus = Gpus(devices=(0, 1), graphs="failed", tf32="off")
+    assert describe_device(SimpleNamespace(device="cpu", gpus=None)) == "cpu"
+    assert describe_device(SimpleNamespace(device="cuda", gpus=gpus)) == "cuda 0, 1 (CUDA graphs failed, TF32 off)"
 
 
 def settings(**fields):

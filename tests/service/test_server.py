@@ -7,8 +7,9 @@ import pytest
 
 from attnserve.cli import main
 from attnserve.service import server
-from attnserve.service.server import check_exposure, open_listener
+from attnserve.service.server import check_exposure, check_gpus, open_listener
 from attnserve.service.settings import Settings
+from attnserve.sessions import DeviceError
 
 ENTRIES = json.dumps([{"name": "ci", "sha256": "1f" * 32, "scopes": []}])
 # Nobody's, and nobody's link's: documentation and link-local addresses.
@@ -113,3 +114,33 @@ def test_a_wrong_keys_file_ends_the_command_before_it_listens(tmp_path, monkeypa
     path.write_text("[]")
     assert main(["serve", str(tmp_path), "--keys-file", str(path), "--host", "0.0.0.0"]) == 1
     assert capsys.readouterr().err.startswith(f"attnserve: keys_file: {path}: expected a list of entries with name")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gpus", "1"),
+        ("gpu_memory_bytes", 1000),
+        ("gpu_arena", "as-requested"),
+        ("cuda_graphs", 8),
+        ("tf32_error", 0.01),
+    ],
+)
+def test_what_is_asked_of_gpus_is_no_matter_for_the_cpu(monkeypatch, caplog, name, value):
+    flag, variable = f"--{name.replace('_', '-')}", f"ATTNSERVE_{name.upper()}"
+    with pytest.raises(ValueError, match=rf"^{flag} \({variable}\): expected --device cuda or auto beside it, got"):
+        check_gpus(Settings(device="cpu", **{name: value}))
+    monkeypatch.setattr(server, "explain_no_cuda", lambda: "this machine has no NVIDIA driver")
+    check_gpus(Settings(**{name: value}))
+    assert f"{flag}: nothing follows from it, models run on the CPU: this machine has no NVIDIA driver" in caplog.text
+    with pytest.raises(DeviceError, match="device: expected a usable CUDA device, got none: this machine has no"):
+        check_gpus(Settings(device="cuda", **{name: value}))
+    monkeypatch.setattr(server, "explain_no_cuda", lambda: None)
+    check_gpus(Settings(device="cuda", **{name: value}))
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_nothing_is_asked_of_gpus_by_itself(monkeypatch, caplog, device):
+    monkeypatch.setattr(server, "explain_no_cuda", lambda: "this machine has no NVIDIA driver")
+    check_gpus(Settings(device=device))
+    assert not caplog.text

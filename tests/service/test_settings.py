@@ -34,6 +34,11 @@ VALUES = {
     "kernels": ("/opt/kernels.so", [""]),
     "num_threads": ("3", ["-1", "1025", "all"]),
     "engines": ("2", ["0", "65", "all"]),
+    "gpus": ("1,0", ["", "0,0", "-1", "64", "0,", "all", "0.5"]),
+    "gpu_memory_bytes": ("1000000", ["-1", "1G"]),
+    "gpu_arena": ("as-requested", ["kSameAsRequested", ""]),
+    "cuda_graphs": ("16", ["-1", "1025", "some"]),
+    "tf32_error": ("0.01", ["-1", "0.2", "nan", "some"]),
     "poll_seconds": ("0.5", ["-1", "3601", "nan", "often"]),
     "max_wait_ms": ("1.5", ["-1", "10001", "nan", "inf", "soon"]),
     "timeout_ms": ("250.5", ["-1", "86400001", "nan", "inf", "soon"]),
@@ -113,6 +118,8 @@ def test_flag_over_environment_over_default(name, monkeypatch):
         assert by_flag == {"nt": Cost(**COST)}
     elif name == "captures":
         assert by_flag == {"nt": "maps"}
+    elif name == "gpus":
+        assert by_flag == (1, 0)
     elif name == "checkpoint_paths":
         assert by_flag == ("/data/a", "/data/b")
     else:
@@ -121,7 +128,8 @@ def test_flag_over_environment_over_default(name, monkeypatch):
     assert by_flag != default
     monkeypatch.setenv(f"ATTNSERVE_{name.upper()}", text)
     assert getattr(parse(), name) == by_flag
-    assert getattr(parse(flag_of(name), "" if default in ((), {}) else str(default)), name) == default
+    as_text = "0" if name == "gpus" else "" if default in ((), {}) else str(default)
+    assert getattr(parse(flag_of(name), as_text), name) == default
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from attnserve.service import tuning
 from attnserve.service.cost import Cost
+from attnserve.service.devices import Gpus
 from attnserve.service.tuning import Tuner, choose_clock
 
 COST = Cost(seconds_per_run=1e-3, seconds_per_row=1e-6, seconds_per_cell=1e-9, bytes_per_row=100, bytes_per_cell=4)
@@ -17,8 +18,9 @@ COST = Cost(seconds_per_run=1e-3, seconds_per_row=1e-6, seconds_per_cell=1e-9, b
 class Engine:
     """Costs what it says, by the clock of the test."""
 
-    def __init__(self, manifest, *, device="cpu", num_threads=1, kernels=None):
+    def __init__(self, manifest, *, device="cpu", num_threads=1, kernels=None, gpus=None):
         self.manifest, self.device, self.num_threads, self.kernels = manifest, device, num_threads, kernels
+        self.gpus = gpus
         self.num_runs = 0
 
     def run_lengths(self, lengths):
@@ -64,6 +66,8 @@ def test_measured_then_remembered(tmp_path, make_engine):
         {"vocabulary_size": 11, "layers": ()},
         {"engine": {"num_threads": 2}},
         {"engine": {"device": "cuda"}},
+        {"engine": {"gpus": Gpus(devices=(0,), graphs="on", tf32="off")}},
+        {"engine": {"gpus": Gpus(devices=(0,), graphs="off", tf32="on")}},
         {"portable": True},
     ],
 )
@@ -76,6 +80,16 @@ def test_another_setting_is_measured_anew(tmp_path, make_engine, make_manifest, 
     assert tune(tmp_path, other).source == "measured"
     assert len(files(tmp_path)) == 2
     assert tune(tmp_path, make_engine()).source == tune(tmp_path, make_engine(**change)).source == "remembered"
+
+
+def test_another_gpu_is_measured_anew_and_a_second_one_is_not(tmp_path, make_engine, monkeypatch):
+    def tune_on(*devices):
+        return tune(tmp_path, make_engine(engine={"gpus": Gpus(devices=devices, graphs="off", tf32="off")})).source
+
+    monkeypatch.setattr(tuning, "name_gpu", lambda: "NVIDIA A")
+    assert [tune_on(0), tune_on(0, 1), tune_on(1)] == ["measured", "remembered", "remembered"]
+    monkeypatch.setattr(tuning, "name_gpu", lambda: "NVIDIA B")
+    assert tune_on(0) == "measured"
 
 
 @pytest.mark.parametrize("change", ["release", "processor", "onnxruntime"])

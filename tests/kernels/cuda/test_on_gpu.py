@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from attnserve.runtime import explain_no_cuda
+from attnserve.sessions import explain_no_cuda
 from tests.conformance.cases import attention_case
 from tests.conformance.implementations import as_type, one_node_model
 from tests.conformance.test_bodies import CASES, OpCase

@@ -1,0 +1,163 @@
+"""Recordings: CUDA graphs of a session, one per bucket of sizes, recorded when a bucket comes for the second time.
+
+What ONNX Runtime asks of whoever has it record graphs (its page of the CUDA provider, "Using CUDA Graphs"):
+
+* A graph reads and writes where it read and wrote when it was recorded. So a bucket has tensors of its own on the
+  device, which stay; new inputs are copied into them.
+* A graph is known by the run option `gpu_graph_id`. Its sizes are never looked at again: what runs under an id that is
+  taken is that graph. So every recording has an id of its own, for ever, and -1 is a run that is none.
+* Nobody else may use the session meanwhile, so its runs take turns; nor may anybody use CUDA while a graph is recorded,
+  so that waits for silence (`attnserve/traffic.py`).
+* What a run took from the session's arena goes back there, and a graph writes to it all the same when it runs again. So
+  no output of another run may stay in the arena, and the arena may give nothing back to the device.
+
+None of this has run on a GPU: docs/gpu.md.
+"""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.buckets import Bucket
+from attnserve.traffic import CUDA
+
+log = logging.getLogger(__name__)
+
+GRAPH_ID = "gpu_graph_id"
+NO_GRAPH = "-1"
+# A graph saves what launching kernels costs, and padding costs what it computes: beyond some size it is a loss. Where,
+# nobody has measured.
+MAX_ROWS = 1024
+MAX_CELLS = 2**18
+# ONNX Runtime 1.31 has a call that releases a graph, which its CUDA provider may ignore until the session ends. So
+# recordings that make room for others are bounded too, by this many per place.
+RECORDED_PER_PLACE = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _Recording:
+    bucket: Bucket
+    graph_id: int
+    inputs: Mapping[str, Any]
+    """Tensors on the device, by name."""
+    binding: Any
+    options: Any
+
+
+class Recordings:
+    """The graphs of one session; to be used in its `turn`, as whatever else is run by the session.
+
+    Args:
+        session: made with `enable_cuda_graph`.
+        device: "cuda"; "cpu" computes the same without a graph, for tests.
+        gpu: its number.
+        output: name of the one output.
+        max_recordings: kept at a time. The one that has not been used for longest makes room.
+    """
+
+    def __init__(self, session: Any, *, device: str, gpu: int, output: str, max_recordings: int) -> None:
+        self._session = session
+        self._device = (device, gpu)
+        self._output = output
+        self._max_recordings = max_recordings
+        self._recordings: OrderedDict[Bucket, _Recording] = OrderedDict()
+        self._seen: set[Bucket] = set()
+        self._num_recorded = self._num_forgotten = 0
+        self.turn = threading.Lock()
+        self.is_on = True
+        """Whether graphs are recorded and replayed."""
+
+    def __len__(self) -> int:
+        return len(self._recordings)
+
+    def wants(self, bucket: Bucket) -> bool:
+        """Whether a batch of these sizes should be padded, and run here; not the first time that it is asked."""
+        if not self.is_on or bucket.num_rows > MAX_ROWS or bucket.num_cells > MAX_CELLS:
+            return False
+        if bucket in self._recordings:
+            return True
+        if bucket not in self._seen:
+            self._seen.add(bucket)
+            return False
+        return self._num_recorded - self._num_forgotten < RECORDED_PER_PLACE * self._max_recordings
+
+    def run(
+        self, bucket: Bucket, feeds: Mapping[str, NDArray[Any]], shape: tuple[int, ...], dtype: str
+    ) -> NDArray[Any] | None:
+        """The output, of `shape` and `dtype`, of a batch that has been padded; None if it is to be run plainly."""
+        try:
+            recording = self._recordings.get(bucket)
+            if recording is not None:
+                with CUDA.run():
+                    return self._replay(recording, feeds)
+            with CUDA.silence() as is_silent:
+                # A model is being loaded, for seconds: later, then.
+                return self._record(bucket, feeds, shape, dtype) if is_silent else None
+        except Exception:  # ONNX Runtime raises a dozen types of its own, none of them public.
+            # What is left of the session nobody knows; a plain run will say, and golden after it.
+            log.exception("a CUDA graph failed, and there will be none: runs are plain from now on")
+            self.stop()
+            return None
+
+    def stop(self) -> None:
+        """Record no more, and forget all. They are the session's until it ends: it may not be fit to be asked."""
+        self.is_on = False
+        self._recordings.clear()
+
+    def forget(self) -> None:
+        """Release all, and begin anew: what proofs and measurements have had recorded, nobody will ask for."""
+        while self._recordings:
+            self._evict()
+        self._seen.clear()
+        self._num_forgotten = self._num_recorded
+
+    def _replay(self, recording: _Recording, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        for name, tensor in recording.inputs.items():
+            if feeds[name].size:
+                tensor.update_inplace(np.ascontiguousarray(feeds[name]))
+        self._session.run_with_iobinding(recording.binding, recording.options)
+        self._recordings.move_to_end(recording.bucket)
+        return _read(recording.binding)
+
+    def _record(
+        self, bucket: Bucket, feeds: Mapping[str, NDArray[Any]], shape: tuple[int, ...], dtype: str
+    ) -> NDArray[Any]:
+        import onnxruntime
+
+        while len(self._recordings) >= self._max_recordings:
+            self._evict()
+        self._num_recorded += 1
+        options = onnxruntime.RunOptions()
+        # 0 is ONNX Runtime's own.
+        options.add_run_config_entry(GRAPH_ID, str(self._num_recorded))
+        binding = self._session.io_binding()
+        make = onnxruntime.OrtValue
+        inputs = {}
+        for name, array in feeds.items():
+            # A copy: on the CPU the tensor would be the caller's array, and be written to.
+            inputs[name] = make.ortvalue_from_numpy(np.array(array), *self._device)
+            binding.bind_ortvalue_input(name, inputs[name])
+        output = make.ortvalue_from_shape_and_type(shape, np.dtype(dtype), *self._device)
+        binding.bind_ortvalue_output(self._output, output)
+        # Warms up, records, and runs what was recorded, all in the first run.
+        self._session.run_with_iobinding(binding, options)
+        self._recordings[bucket] = _Recording(
+            bucket=bucket, graph_id=self._num_recorded, inputs=inputs, binding=binding, options=options
+        )
+        return _read(binding)
+
+    def _evict(self) -> None:
+        _, recording = self._recordings.popitem(last=False)
+        self._session.release_captured_graph(recording.graph_id)
+
+
+def _read(binding: Any) -> NDArray[Any]:
+    (found,) = binding.copy_outputs_to_cpu()
+    # On the CPU that is the tensor itself, which the next run overwrites.
+    return np.array(found)

@@ -1,0 +1,61 @@
+"""A whole service on GPUs, as far as ONNX Runtime's Python shows them: tests/fake_cuda.py."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnserve.service.engine import Engine, Job
+
+pytestmark = pytest.mark.http
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = ROOT / "tests" / "bundles" / "v1"
+POISON = [1] * 9
+# The service under test finds GPUs, of which an error stays with the process after one batch.
+PRELUDE = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.fake_cuda import FakeCuda
+FakeCuda(num_gpus=2, poison={POISON}).install()
+"""
+FLAGS = ("--device", "cuda", "--gpus", "0,1", "--engines", "2", "--cuda-graphs", "4", "--tf32-error", "0.001")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    shutil.copytree(BUNDLE, tmp_path / "tiny" / "1")
+    return tmp_path
+
+
+def test_a_service_on_two_gpus_and_its_end(repository, start_server):
+    engine = Engine(BUNDLE, device="cpu", num_threads=1)
+    with start_server(repository, *FLAGS, prelude=PRELUDE) as served:
+        described = served.client.get("/v1/models/tiny").json()
+        assert described["device"] == "cuda"
+        assert described["gpus"] == {"devices": [0, 1], "graphs": "on", "tf32": "on"}
+        assert described["tuning"]["num_engines"] == 4
+        info = next(line for line in served.client.get("/metrics").text.splitlines() if "model_info{" in line)
+        assert 'provider="CUDAExecutionProvider"' in info
+        # Plain, recorded, and by the graph.
+        for sequence in ([1, 2, 3], [3, 2, 1], [4, 4, 4], [1, 2, 3]):
+            (found,) = served.ask("predict", {"sequences": [sequence], "top_k": 1})["predictions"]
+            (expected,) = engine.run([Job(sequence=np.array(sequence), positions=np.array([2]))])
+            (likeliest,) = found["top"][0]
+            assert likeliest["id"] == expected.logits[0].argmax()
+            assert likeliest["logit"] == pytest.approx(expected.logits[0].max(), abs=1e-5)
+        assert served.ask("attention", {"sequences": [[1, 2, 3]], "diagnostics": ["sink"]})
+        lost = served.post("predict", {"sequences": [POISON]})
+        assert (lost.status_code, lost.json()["detail"]) == (503, "the device is lost, and the service about to end")
+        assert served.process.wait(timeout=60) == 70
+    said = served.log.read_text()
+    assert "tiny/1 answers on cuda 0, 1 (CUDA graphs on, TF32 on), kernels off" in said
+    assert "CUDA failure 719" in said
+    assert "golden cannot be replayed any more" in said
+    assert "does not answer golden rightly any more" in said
+
+
+def test_the_cpu_has_none(repository, start_server):
+    with start_server(repository, "--device", "cpu") as served:
+        assert served.client.get("/v1/models/tiny").json()["gpus"] is None
