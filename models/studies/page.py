@@ -28,8 +28,8 @@ set-up is not claimed. Those of the paper on elliptical attention are of models 
 ENDING = """
 ## Not measured
 
-Several delays at once (`--delays`), more layers and heads, other gains: options of `attnserve train nt` that have no
-table here yet. Give them with `--quick` and see.
+Text, and of NT several delays at once (`--delays`), more layers and heads, and other gains: what recipes can do and no
+table here shows yet. `attnserve train text --quick` and `attnserve train nt --quick` do, with seeds of your own.
 
 ## Again
 
