@@ -6,7 +6,7 @@ from typing import Any
 
 from attnserve.models.recipes.log import write_number
 from attnserve.models.recipes.recipe import Recipe
-from attnserve.models.recipes.summary import Measure, markdown_table, summarise
+from attnserve.models.recipes.summary import Measure, cell_of, markdown_table, summarise
 
 
 def compare(recipe: Recipe, arguments: argparse.Namespace) -> int:
@@ -29,7 +29,8 @@ def compare(recipe: Recipe, arguments: argparse.Namespace) -> int:
 
 
 def _summary(measure: Measure, measured: list[dict[str, Any]]) -> str:
-    return summarise(measure, [write_number(row[measure.column]) for row in measured])
+    rows = [{column: write_number(value) for column, value in row.items()} for row in measured]
+    return summarise(measure, [cell_of(measure, row) for row in rows])
 
 
 def arguments_of(recipe: Recipe, arguments: argparse.Namespace, options: str) -> argparse.Namespace:

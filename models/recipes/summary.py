@@ -1,7 +1,7 @@
 """Runs of several seeds as a row of a table: the middle and the spread of what was measured."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attnserve.interface import check_choice
@@ -22,6 +22,9 @@ class Measure:
     "share": mean ± standard deviation, in percent. "number": the same, as it is.
     "steps": median of the seeds that got there (how many did). "seconds": mean.
     """
+
+    minus: str | None = None
+    """A column that is subtracted, run by run: what differs between seeds and not between columns is gone."""
 
     def __post_init__(self) -> None:
         """Refuse a kind that there is not."""
@@ -45,6 +48,13 @@ def summarise(measure: Measure, cells: Sequence[str]) -> str:
     if measure.kind == "share":
         return f"{100 * mean:.1f} ± {100 * spread:.1f}"
     return f"{mean:.3f} ± {spread:.3f}"
+
+
+def cell_of(measure: Measure, row: Mapping[str, str]) -> str:
+    """The cell of one run; nothing where nothing was measured."""
+    if measure.minus is None or not row[measure.column]:
+        return row[measure.column]
+    return str(float(row[measure.column]) - float(row[measure.minus]))
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

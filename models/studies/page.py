@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from attnserve.models.recipes.log import Log
-from attnserve.models.recipes.summary import markdown_table, summarise
+from attnserve.models.recipes.summary import cell_of, markdown_table, summarise
 from attnserve.models.studies.plot import draw
-from attnserve.models.studies.runs import cells_of, log_of
+from attnserve.models.studies.runs import log_of, rows_of
 from attnserve.models.studies.study import Cell, Study, Table
 from attnserve.models.studies.table import STUDIES
 
@@ -28,8 +28,8 @@ set-up is not claimed. Those of the paper on elliptical attention are of models 
 ENDING = """
 ## Not measured
 
-Text, and of NT several delays at once (`--delays`), more layers and heads, and other gains: what recipes can do and no
-table here shows yet. `attnserve train text --quick` and `attnserve train nt --quick` do, with seeds of your own.
+Of NT several delays at once (`--delays`), more layers and heads, and other gains: options that no table here shows yet.
+`attnserve train nt --quick` compares with them, on seeds of your own.
 
 ## Again
 
@@ -68,16 +68,14 @@ def write_page(page: Path, figures: Path, logs: Path) -> None:
 
 def render_table(study: Study, log: Log, table: Table) -> str:
     """The rows of a table, each summed up over the seeds."""
-    rows = [
-        [
-            name,
-            *(summarise(measure, cells_of(study, log, options, measure.column)) for measure in table.measures),
-        ]
-        for name, options in table.rows.items()
-    ]
-    return markdown_table(["", *(measure.header for measure in table.measures)], rows)
+    lines = []
+    for name, options in table.rows.items():
+        runs = rows_of(study, log, options)
+        cells = [summarise(measure, [cell_of(measure, run) for run in runs]) for measure in table.measures]
+        lines.append([name, *cells])
+    return markdown_table(["", *(measure.header for measure in table.measures)], lines)
 
 
 def values_of(study: Study, log: Log, cell: Cell) -> list[float]:
     """What was measured, of the seeds for which something was."""
-    return [float(value) for value in cells_of(study, log, cell.options, cell.column) if value]
+    return [float(run[cell.column]) for run in rows_of(study, log, cell.options) if run[cell.column]]

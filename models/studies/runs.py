@@ -43,8 +43,8 @@ def run_missing(study: Study, folder: Path) -> int:
     return len(missing)
 
 
-def cells_of(study: Study, log: Log, options: str, column: str) -> list[str]:
-    """A column of the runs with these options, one cell per seed of the study.
+def rows_of(study: Study, log: Log, options: str) -> list[dict[str, str]]:
+    """The runs with these options, one per seed of the study.
 
     Raises:
         ValueError: the log lacks one.
@@ -53,4 +53,4 @@ def cells_of(study: Study, log: Log, options: str, column: str) -> list[str]:
     for command in commands:
         if command not in log:
             raise ValueError(f"log: {log.path} lacks a run; `attnserve study run {study.name}` adds it: {command}")
-    return [log.rows[command][column] for command in commands]
+    return [log.rows[command] for command in commands]

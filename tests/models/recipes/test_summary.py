@@ -1,6 +1,6 @@
 import pytest
 
-from attnserve.models.recipes.summary import Measure, markdown_table, summarise
+from attnserve.models.recipes.summary import Measure, cell_of, markdown_table, summarise
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,12 @@ from attnserve.models.recipes.summary import Measure, markdown_table, summarise
 )
 def test_seeds_become_one_cell(kind: str, cells: list[str], expected: str) -> None:
     assert summarise(Measure(header="", column="", kind=kind), cells) == expected
+
+
+def test_a_difference_is_taken_run_by_run() -> None:
+    measure = Measure(header="", column="a", kind="number", minus="b")
+    runs = [{"a": "3.5", "b": "3"}, {"a": "1.5", "b": "1"}, {"a": "", "b": "1"}]
+    assert summarise(measure, [cell_of(measure, run) for run in runs]) == "0.500 ± 0.000"
 
 
 def test_kinds_are_known() -> None:

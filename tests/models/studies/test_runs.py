@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from attnserve.models.studies.runs import cells_of, log_of, run_missing
+from attnserve.models.studies.runs import log_of, rows_of, run_missing
 from attnserve.models.studies.study import Study
 
 
@@ -23,13 +23,13 @@ def test_only_what_the_log_lacks_is_run(study: Study, tmp_path: Path, monkeypatc
     assert run_missing(study, folder) == 0
 
 
-def test_a_column_is_read_seed_by_seed(study: Study, logs: Path) -> None:
+def test_runs_are_read_seed_by_seed(study: Study, logs: Path) -> None:
     options = study.tables[0].rows["expressive"]
-    assert cells_of(study, log_of(study, logs), options, "accuracy") == ["1", "0.25"]
+    assert [run["accuracy"] for run in rows_of(study, log_of(study, logs), options)] == ["1", "0.25"]
 
     log = log_of(study, logs)
     log.rows.popitem()
     with pytest.raises(
         ValueError, match=r"lacks a run; `attnserve study run small` adds it: attnserve train nt .*--seed 6"
     ):
-        cells_of(study, log, study.tables[0].rows["dot-product"], "accuracy")
+        rows_of(study, log, study.tables[0].rows["dot-product"])
