@@ -6,11 +6,8 @@ from attnserve.models.studies.study import Cell, Figure, Study, Table
 
 WATCHED = "--score-every 50 --stop-at 0.999"
 SGD, ADAMW = "--steps 1200", "--optimizer adamw --lr 0.003 --steps 800"
-ATTENTION = {
-    "expressive": "--variant expressive",
-    "dot-product": "--variant dot_product",
-    "dot-product, gain 2": "--variant dot_product --gain 2",
-}
+PLAIN = {"expressive": "--variant expressive", "dot-product": "--variant dot_product"}
+ATTENTION = PLAIN | {"dot-product, gain 2": "--variant dot_product --gain 2"}
 
 
 def options_of(task: str, attention: str) -> str:
@@ -18,10 +15,10 @@ def options_of(task: str, attention: str) -> str:
     return f"{task} {attention} {WATCHED}"
 
 
-def rows(tasks: dict[str, str]) -> dict[str, str]:
+def rows(tasks: dict[str, str], attention: dict[str, str] = ATTENTION) -> dict[str, str]:
     """Every kind of attention on every task."""
     return {
-        f"{task} {name}": options_of(options, how) for task, options in tasks.items() for name, how in ATTENTION.items()
+        f"{task} {name}": options_of(options, how) for task, options in tasks.items() for name, how in attention.items()
     }
 
 
@@ -75,16 +72,37 @@ at the training length with every seed and no further, dot-product attention to 
 to about 60 % with two. This shows that extrapolation does not come by itself with either; the models of the zoo
 that read 512 tokens were trained on them.""",
 )
+EMBEDDINGS = Table(
+    title="Where dot-product wins",
+    rows=rows(
+        {
+            "AdamW, positions 1,": f"--symbols 8 --delay 8 {ADAMW}",
+            "AdamW, positions 0.3,": f"--symbols 8 --delay 8 --positions-std 0.3 {ADAMW}",
+            "AdamW, width 16, positions 1,": f"--symbols 8 --delay 8 --width 16 {ADAMW}",
+            "AdamW, width 16, positions 0.3,": f"--symbols 8 --delay 8 --width 16 --positions-std 0.3 {ADAMW}",
+            "SGD, positions 1,": f"--symbols 8 --delay 8 {SGD}",
+            "SGD, positions 0.3,": f"--symbols 8 --delay 8 --positions-std 0.3 {SGD}",
+        },
+        PLAIN,
+    ),
+    measures=MEASURES,
+    shows="""Embeddings of tokens begin with a deviation of 1; that of the positions is in the row. Where tokens
+dominate, dot-product attention learns (8, 8) with every seed and both optimisers; expressive attention learns it with
+no seed under AdamW, at width 16 stays below a third, and under SGD misses it with two of five. With positions as
+strong as tokens it learns it at width 16 as well, in a few steps more than dot-product attention: it is not the size
+that stops it. This shows that expressive attention suffers more where tokens drown positions, and says nothing about
+other gains, which were not tried here.""",
+)
 STUDY = Study(
     name="nt",
     recipe="nt",
     title="Expressive attention: NT(symbols, delay)",
     setup="""x(t) = [x(t-1) + x(t-delay)] mod symbols, from random starts: a model has to look back delay - 1
-steps, and to add. One layer, one head, width 32, fixed random positions; sequences of 2 delay + 2 tokens, fresh
-ones in each step. Accuracy is of the tokens that follow from those before, over 512 new sequences; a free run
-reads its own tokens, and is exact if all of them are right. Training ends after two scores of 99.9 % in a row. A
-*gain* multiplies the scale 1 / sqrt(head size); 2 is half the temperature.""",
-    tables=(LADDER, TIE, BEYOND),
+steps, and to add. One layer, one head, width 32 unless a row says 16, fixed random positions; sequences of 2 delay + 2
+tokens, fresh ones in each step. Accuracy is of the tokens that follow from those before, over 512 new sequences; a
+free run reads its own tokens, and is exact if all of them are right. Training ends after two scores of 99.9 % in a
+row. A *gain* multiplies the scale 1 / sqrt(head size); 2 is half the temperature.""",
+    tables=(LADDER, TIE, BEYOND, EMBEDDINGS),
     figures=(
         Figure(
             name="nt-sgd",
