@@ -93,16 +93,31 @@ strong as tokens it learns it at width 16 as well, in a few steps more than dot-
 that stops it. This shows that expressive attention suffers more where tokens drown positions, and says nothing about
 other gains, which were not tried here.""",
 )
+DELAYS = Table(
+    title="Several delays at once",
+    rows=rows(
+        {
+            "AdamW, 1200 steps,": "--symbols 2 --delays 3 4 5 6 --layers 2 --heads 2 "
+            "--optimizer adamw --lr 0.003 --steps 1200"
+        },
+        PLAIN,
+    ),
+    measures=MEASURES,
+    shows="""Two symbols, and a delay of 3, 4, 5 or 6 that the first twelve of 24 tokens give away; two layers, two
+heads. Both kinds learn most of it, and one seed gets to 99.5 % on the way. Expressive attention is ahead in tokens and
+free runs with four of five seeds, and behind with one; the ranges overlap, and five seeds do not prove it. Dot-product
+attention was not tried at another temperature, nor was SGD.""",
+)
 STUDY = Study(
     name="nt",
     recipe="nt",
     title="Expressive attention: NT(symbols, delay)",
     setup="""x(t) = [x(t-1) + x(t-delay)] mod symbols, from random starts: a model has to look back delay - 1
-steps, and to add. One layer, one head, width 32 unless a row says 16, fixed random positions; sequences of 2 delay + 2
-tokens, fresh ones in each step. Accuracy is of the tokens that follow from those before, over 512 new sequences; a
-free run reads its own tokens, and is exact if all of them are right. Training ends after two scores of 99.9 % in a
-row. A *gain* multiplies the scale 1 / sqrt(head size); 2 is half the temperature.""",
-    tables=(LADDER, TIE, BEYOND, EMBEDDINGS),
+steps, and to add. One layer, one head, width 32, fixed random positions, unless a table says otherwise; sequences of
+2 delay + 2 tokens, fresh ones in each step. Accuracy is of the tokens that follow from those before, over 512 new
+sequences; a free run reads its own tokens, and is exact if all of them are right. Training ends after two scores of
+99.9 % in a row. A *gain* multiplies the scale 1 / sqrt(head size); 2 is half the temperature.""",
+    tables=(LADDER, TIE, BEYOND, EMBEDDINGS, DELAYS),
     figures=(
         Figure(
             name="nt-sgd",
