@@ -28,8 +28,8 @@ set-up is not claimed. Those of the paper on elliptical attention are of models 
 ENDING = """
 ## Not measured
 
-Of NT gains other than 1 and 2, more layers and heads at one delay, and several delays with SGD: options that no table
-here shows yet. `attnserve train nt --quick` compares with them, on seeds of your own.
+Of NT other gains, more layers and heads at one delay, and several delays with SGD: options that no table here shows
+yet. `attnserve train nt --quick` compares with them, on seeds of your own.
 
 ## Again
 
