@@ -28,7 +28,7 @@ set-up is not claimed. Those of the paper on elliptical attention are of models 
 ENDING = """
 ## Not measured
 
-Of NT other gains, more layers and heads at one delay, and several delays with SGD: options that no table here shows
+Of NT other gains, other numbers of layers and heads, and several delays with SGD: options that no table here shows
 yet. `attnserve train nt --quick` compares with them, on seeds of your own.
 
 ## Again
