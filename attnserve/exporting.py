@@ -66,8 +66,7 @@ def run(parsed: argparse.Namespace) -> int:
             twin=twin,
             report=_print_step,
         )
-        print(verified.table)
-        print(f"onnx ReferenceEvaluator, logits: {verified.reference_logits:.1e}")
+        _print_proof(verified.table, verified.reference_logits)
     return 0
 
 
@@ -85,9 +84,13 @@ def run_hugging_face(parsed: argparse.Namespace) -> int:
         portable=parsed.portable,
         report=_print_step,
     )
-    print(verified.table)
-    print(f"onnx ReferenceEvaluator, logits: {verified.reference_logits:.1e}")
+    _print_proof(verified.table, verified.reference_logits)
     return 0
+
+
+def _print_proof(table: str, reference_logits: float) -> None:
+    print(table)
+    print(f"onnx ReferenceEvaluator, logits: {reference_logits:.1e}")
 
 
 def _print_step(step: str, message: str) -> None:

@@ -1,7 +1,7 @@
 """The functions that transformers calls for attention and for masks, by the names that `register` gives them.
 
 Outside of a packed batch they are ordinary padded attention with boolean masks: the path of training. Inside of one
-(`packing`) they hand every call to an `Attention` of ours, and masks are left to its op.
+(`taken`) they hand every call to an `Attention` of ours, and masks are left to its op.
 
 Shape letters as in `attnserve.models.attention.packed`; here B sequences are padded to N steps.
 """

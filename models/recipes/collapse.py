@@ -14,6 +14,23 @@ from torch.nn import functional
 from attnserve.models.attention.recording import recorded_outputs
 from attnserve.models.transformer import Transformer
 
+MAX_LAYERS = 4
+"""Columns of similarities: a log has the same ones for every model."""
+
+
+def name_similarity(layer: int) -> str:
+    """The column of a log for what is measured after a layer, counted from 1."""
+    return f"similarity_{layer}"
+
+
+def similarity_columns(model: Transformer, sequences: Sequence[NDArray[Any]]) -> dict[str, float | None]:
+    """`measure_similarity` as columns of a log: None for layers that the model does not have."""
+    similarities = measure_similarity(model, sequences)
+    return {
+        name_similarity(layer + 1): similarities[layer] if layer < len(similarities) else None
+        for layer in range(MAX_LAYERS)
+    }
+
 
 @torch.no_grad()
 def measure_similarity(model: Transformer, sequences: Sequence[NDArray[Any]]) -> list[float]:

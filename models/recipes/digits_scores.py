@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnserve.models.recipes.collapse import measure_similarity
+from attnserve.models.recipes.collapse import similarity_columns
 from attnserve.models.recipes.conditioning import conditioning_over
 from attnserve.models.recipes.contamination import add_noise, attack, differentiable_metrics, occlude
 from attnserve.models.recipes.images import Digits, cut_patches
@@ -24,8 +24,6 @@ EPSILON = 0.1
 PGD_STEPS = 20
 RANDOM_DRAWS = 5
 """Gradients an attacker averages where the metric is random."""
-MAX_LAYERS = 4
-"""Columns of similarities: a log has the same ones for every model."""
 
 
 @torch.no_grad()
@@ -75,11 +73,7 @@ def measure_robustness(
         with differentiable_metrics(model):
             worst = attack(classify, *clean, epsilon=EPSILON, steps=PGD_STEPS, generator=generator)
         columns["pgd_through_metric"] = on(worst)
-    similarities = measure_similarity(model, list(cut_patches(digits.images)))
-    return columns | {
-        f"similarity_{layer + 1}": similarities[layer] if layer < len(similarities) else None
-        for layer in range(MAX_LAYERS)
-    }
+    return columns | similarity_columns(model, list(cut_patches(digits.images)))
 
 
 def classify_images(model: Transformer, images: Float[Tensor, "S 8 8"]) -> Float[Tensor, "S C"]:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from attnserve.models.recipes.collapse import measure_similarity
+from attnserve.models.recipes.collapse import similarity_columns
 from attnserve.models.recipes.conditioning import measure_conditioning
 from attnserve.models.recipes.contamination import swap_words
 from attnserve.models.recipes.corpus import Corpus, count_words
@@ -32,8 +32,6 @@ NUM_PREFIXES = 512
 """Places at which it is compared what a model says with and without the text after them."""
 SWAPPED_SHARE = 0.025
 """Of words, as Elliptical Attention's word swap has it."""
-MAX_LAYERS = 4
-"""Columns of similarities: a log has the same ones for every model."""
 
 
 def score(
@@ -82,7 +80,6 @@ def measure_text(
     targets = [int(window[end]) for window, end in zip(whole, ends, strict=True)]
     # Without the target itself: a leaky metric reads it, too.
     prefixes = [window[:end] for window, end in zip(whole, ends, strict=True)]
-    similarities = measure_similarity(model, whole[:64])
     columns: dict[str, float | None] = {
         "bits_per_byte": bits.per_byte,
         "perplexity_per_word": perplexity_per_word(bits, tokenizer, held_out),
@@ -92,10 +89,7 @@ def measure_text(
         "bits_whole": _bits_of_next(model, whole, ends, targets),
         "bits_prefix": _bits_of_next(model, prefixes, ends, targets),
     }
-    return columns | {
-        f"similarity_{layer + 1}": similarities[layer] if layer < len(similarities) else None
-        for layer in range(MAX_LAYERS)
-    }
+    return columns | similarity_columns(model, whole[:64])
 
 
 def perplexity_per_word(bits: Bits, tokenizer: Tokenizer, ids: Int[np.ndarray, " n"]) -> float:

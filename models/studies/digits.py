@@ -1,7 +1,7 @@
 """The study of digits: elliptical attention beside its baselines, on clean and on contaminated images."""
 
 from attnserve.models.recipes.digits import MEASURES
-from attnserve.models.recipes.summary import Measure
+from attnserve.models.studies import collapse
 from attnserve.models.studies.study import Cell, Figure, Study, Table
 
 SHARED = "--layers 3 --steps 300 --cooldown 150"
@@ -26,9 +26,7 @@ refute them.""",
 COLLAPSE = Table(
     title="Representation collapse",
     rows=ROWS,
-    measures=tuple(
-        Measure(header=f"layer {layer}", column=f"similarity_{layer}", kind="number") for layer in (1, 2, 3)
-    ),
+    measures=collapse.MEASURES,
     shows="""The mean cosine of the patches of an image grows from layer to layer with every kind of attention,
 and with elliptical attention no slower than with dot-product: that it keeps representations apart is not seen in
 three layers.""",
@@ -66,12 +64,7 @@ it. These models are bidirectional, so a metric of the whole sequence leaks noth
             name="digits-collapse",
             title="Cosine of two patches of an image, mean, by layer",
             vertical="cosine",
-            groups={
-                f"layer {layer}": {
-                    name: Cell(options=options, column=f"similarity_{layer}") for name, options in ROWS.items()
-                }
-                for layer in (1, 2, 3)
-            },
+            groups=collapse.groups_of(ROWS),
             is_connected=True,
         ),
     ),

@@ -1,8 +1,8 @@
 """The study of text: elliptical attention beside its baselines, with words swapped, and what a leak is worth."""
 
-from attnserve.models.recipes.summary import Measure
 from attnserve.models.recipes.text import MEASURES
-from attnserve.models.studies.study import Cell, Figure, Study, Table
+from attnserve.models.studies import collapse
+from attnserve.models.studies.study import Figure, Study, Table
 
 SHARED = (
     "--vocabulary-size 256 --max-length 32 --batch 12 --layers 3 --heads 4 --width 32 "
@@ -32,9 +32,7 @@ size do.""",
 COLLAPSE = Table(
     title="Representation collapse",
     rows=ROWS,
-    measures=tuple(
-        Measure(header=f"layer {layer}", column=f"similarity_{layer}", kind="number") for layer in (1, 2, 3)
-    ),
+    measures=collapse.MEASURES,
     shows="""In the last layer elliptical attention keeps the bytes of a window no further apart than dot-product
 attention does, with any metric; what it is ahead in the first layer, and a random metric more so, is gone by then.
 Expressive attention keeps them furthest apart in the first two layers and least in the last, which says nothing about
@@ -56,12 +54,7 @@ window in the model, as in training.""",
             name="text-collapse",
             title="Cosine of two bytes of a window, mean, by layer",
             vertical="cosine",
-            groups={
-                f"layer {layer}": {
-                    name: Cell(options=options, column=f"similarity_{layer}") for name, options in ROWS.items()
-                }
-                for layer in (1, 2, 3)
-            },
+            groups=collapse.groups_of(ROWS),
             is_connected=True,
         ),
     ),

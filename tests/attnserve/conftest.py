@@ -1,15 +1,33 @@
-"""A store of checkpoints, and what tests do with it."""
+"""A committed bundle and a store of checkpoints, and what tests do with them."""
 
 import hashlib
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
+from attnserve import bundle
 from attnserve.checkpoints import Checkpoints
 from attnserve.sweep import UNUSED_SECONDS
 from attnserve.upload import Upload
 
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 WHOLE = {"config.json": "{}", "model.safetensors": "weights"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of a small bundle, to be spoiled."""
+    return Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+
+
+def rehash(folder: Path) -> None:
+    """Make a changed bundle one that was made like this."""
+    manifest = bundle.read_manifest(folder)
+    manifest.files.clear()
+    manifest.files.update(bundle.hash_files(folder))
+    bundle.write_manifest(folder, manifest)
 
 
 @pytest.fixture

@@ -29,12 +29,6 @@ COST = {
 RELEASED = sorted((ROOT / "tests" / "bundles").glob("v*"))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A copy of a small bundle, to be spoiled."""
-    return Path(shutil.copytree(ROOT / "tests" / "bundles" / "v1", tmp_path / "bundle"))
-
-
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path = folder / bundle.MANIFEST_FILE
     document = json.loads(path.read_text("utf-8"))

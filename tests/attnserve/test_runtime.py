@@ -14,25 +14,12 @@ from attnserve.bundle import BundleError
 from attnserve.golden import read_golden
 from attnserve.packing import pack
 from attnserve.runtime import Interrupt, Interrupted, Runtime
-
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
+from tests.attnserve.conftest import BUNDLE, rehash
 
 
 @pytest.fixture(scope="module")
 def runtime() -> Runtime:
     return Runtime(BUNDLE, num_threads=1)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
-
-
-def rehash(folder: Path) -> None:
-    manifest = bundle.read_manifest(folder)
-    manifest.files.clear()
-    manifest.files.update(bundle.hash_files(folder))
-    bundle.write_manifest(folder, manifest)
 
 
 def test_a_changed_file_is_never_opened(folder: Path) -> None:

@@ -1,31 +1,16 @@
 """Sessions are on the device asked for, or refused."""
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attnserve import bundle
 from attnserve import sessions as module
 from attnserve.bundle import BundleError
 from attnserve.runtime import Runtime
 from attnserve.sessions import DeviceError
-
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
-
-
-def rehash(folder: Path) -> None:
-    manifest = bundle.read_manifest(folder)
-    manifest.files.clear()
-    manifest.files.update(bundle.hash_files(folder))
-    bundle.write_manifest(folder, manifest)
+from tests.attnserve.conftest import BUNDLE, rehash
 
 
 def test_unknown_devices_are_refused(folder: Path) -> None:
