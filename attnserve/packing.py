@@ -6,10 +6,10 @@ and T where there is none, so that no layer but attention ever sees padding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,25 @@ class Packed:
         return [int(row) for row in self.slots[:, 0]]
 
 
+class Empty(Protocol):
+    """`numpy.empty`, or what does the same with other memory."""
+
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """An array whose numbers are yet to be written."""
+
+
 def add_leading_row(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Feature vectors [n, F] with the row of zeros before them that the model fills: [n + 1, F]."""
     return np.concatenate([np.zeros_like(features, shape=(1, features.shape[1])), features])
 
 
-def pack(sequences: Sequence[NDArray[Any]]) -> Packed:
-    """Pack sequences of at least one step each, [n] ids or [n, F] feature vectors, in the order given."""
+def pack(sequences: Sequence[NDArray[Any]], empty: Empty = np.empty) -> Packed:
+    """Pack sequences of at least one step each, [n] ids or [n, F] feature vectors, in the order given.
+
+    Args:
+        sequences: at least one.
+        empty: makes the array that several are put together in.
+    """
     assert sequences, "a batch has at least one sequence"
     if len(sequences) == 1:
         return _pack_one(sequences[0])
@@ -48,8 +60,11 @@ def pack(sequences: Sequence[NDArray[Any]]) -> Packed:
     starts = ends - lengths
     step = np.arange(int(lengths.max()))
     slots = np.where(step < lengths[:, None], starts[:, None] + step, num_rows)
+    first = sequences[0]
+    inputs = empty((num_rows, *first.shape[1:]), np.int64 if first.ndim == 1 else np.float32)
+    np.concatenate(sequences, out=inputs)
     return Packed(
-        inputs=np.concatenate(sequences).astype(np.int64 if sequences[0].ndim == 1 else np.float32, copy=False),
+        inputs=inputs,
         positions=np.arange(num_rows) - np.repeat(starts, lengths),
         slots=slots,
         lengths=lengths.tolist(),

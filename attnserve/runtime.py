@@ -31,7 +31,8 @@ from attnserve.bundle import (
 from attnserve.cuda import DEFAULTS, CudaOptions
 from attnserve.describing import Describing, statistics_file
 from attnserve.interface import Interface
-from attnserve.packing import Packed
+from attnserve.packing import Empty, Packed
+from attnserve.pinned import find_empty
 from attnserve.recordings import GRAPH_ID, NO_GRAPH, Recordings
 from attnserve.sessions import open_model, open_session
 from attnserve.traffic import CUDA
@@ -119,6 +120,8 @@ class Runtime:
         self._wants_graphs = self.binds and cuda.num_graphs > 0
         self.gpu = cuda.gpu if self.device == "cuda" else 0
         """Its number."""
+        self.empty: Empty = find_empty(self.gpu) if self.device == "cuda" else np.empty
+        """Makes arrays that the device reads and writes."""
         self._plain, self._shrinking = (
             _run_options(self.device, self.gpu, shrinks=shrinks, records=self.recordings is not None)
             for shrinks in (False, True)
@@ -189,17 +192,18 @@ class Runtime:
             feeds = self.feeds(packed, rows, capture, head_scale)
             options = self._shrinking if shrink else self._plain if interrupt is None else interrupt.options
             try:
-                if self.binds:
-                    with CUDA.run():
-                        values = self._run_bound(names, feeds, options)
-                else:
+                if not self.binds:
                     values = self.session.run(names, feeds, options)
+                    return dict(zip(names, values, strict=True))
+                found = self._make_outputs(names, packed, len(rows), len(capture))
+                with CUDA.run():
+                    self._run_bound(found, feeds, options)
+                return found
             except Exception:
                 # ONNX Runtime has no type of its own for it.
                 if interrupt is not None:
                     interrupt.check()
                 raise
-        return dict(zip(names, values, strict=True))
 
     def _run_recorded(self, packed: Packed, rows: NDArray[np.int64]) -> NDArray[Any] | None:
         """Logits by a CUDA graph, of the batch padded to its bucket; None where there is none."""
@@ -217,18 +221,31 @@ class Runtime:
         logits = self.recordings.run(bucket, self.feeds(padded.packed, padded.rows), shape, output.dtype)
         return None if logits is None else logits[:asked]
 
-    def _run_bound(self, names: list[str], feeds: dict[str, NDArray[Any]], options: Any) -> list[NDArray[Any]]:
+    def _make_outputs(
+        self, names: Sequence[str], packed: Packed, num_wanted: int, num_captured: int
+    ) -> dict[str, NDArray[Any]]:
+        """Arrays that a run will write."""
+        sizes = {"R": num_wanted, "B": len(packed.lengths), "C": num_captured}
+        by_name = {tensor.name: tensor for tensor in self.manifest.outputs}
+        return {
+            name: self.empty(
+                [sizes[size] if size in sizes else int(size) for size in by_name[name].shape], by_name[name].dtype
+            )
+            for name in names
+        }
+
+    def _run_bound(self, outputs: dict[str, NDArray[Any]], feeds: dict[str, NDArray[Any]], options: Any) -> None:
         """Run with inputs and outputs bound: outputs stay on the device until all are there."""
         import onnxruntime
 
+        make = onnxruntime.OrtValue.ortvalue_from_numpy
         binding = self.session.io_binding()
         for name, array in feeds.items():
             # As a tensor: `bind_cpu_input` knows no initialisers, and `head_scale` is one.
-            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
-        for name in names:
-            binding.bind_output(name, self.device, self.gpu)
+            binding.bind_ortvalue_input(name, make(np.ascontiguousarray(array)))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, make(array))
         self.session.run_with_iobinding(binding, options)
-        return list(binding.copy_outputs_to_cpu())
 
 
 def feeds_of(

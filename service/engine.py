@@ -16,7 +16,7 @@ from attnserve.bundle import LOGITS
 from attnserve.cuda import DEFAULTS, CudaOptions
 from attnserve.interface import Interface
 from attnserve.machine import trim_malloc
-from attnserve.packing import Packed, pack
+from attnserve.packing import Empty, Packed, pack
 from attnserve.report import Report
 from attnserve.runtime import NO_ROWS, Interrupt, Runtime
 from attnserve.service.devices import Devices, Gpus
@@ -166,7 +166,7 @@ class Engine:
     def _run(self, jobs: Sequence[Job]) -> list[Answer]:
         """Answer jobs of one `head_scale` from one run."""
         begin = time.perf_counter()
-        feeds = form_feeds(jobs)
+        feeds = form_feeds(jobs, self.runtime.empty)
         packed = time.perf_counter()
         with self.devices.take() as runtime:
             shrink = begin - self._shrunk[runtime] > SHRINK_SECONDS
@@ -229,9 +229,9 @@ def make_sequence(
     return np.zeros(length, np.int64) if generator is None else generator.integers(0, interface.vocabulary_size, length)
 
 
-def form_feeds(jobs: Sequence[Job]) -> Feeds:
-    """Pack jobs into one batch; rows and captures follow the order of the jobs."""
-    packed = pack([job.sequence for job in jobs])
+def form_feeds(jobs: Sequence[Job], empty: Empty = np.empty) -> Feeds:
+    """Pack jobs into one batch; rows and captures follow the order of the jobs, and `empty` is as in `pack`."""
+    packed = pack([job.sequence for job in jobs], empty)
     starts = packed.starts
     rows = [start + job.positions for start, job in zip(starts, jobs, strict=True)]
     captured = [
