@@ -50,6 +50,10 @@ ENTRYPOINT ["attnserve"]
 
 FROM runtime AS worker
 COPY --from=build-worker /venv /venv
+ENV ATTNSERVE_ALIVE_FILE=/tmp/alive
+# Until the first round the database is being prepared, and exports are answered 503.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s \
+  CMD ["python", "-c", "import os, time; assert time.time() - os.stat('/tmp/alive').st_mtime < 30"]
 CMD ["worker", "/repository"]
 
 FROM runtime AS service

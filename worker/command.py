@@ -49,7 +49,14 @@ def run(parsed: argparse.Namespace) -> int:
         described = {name: value for name, value in settings.model_dump().items() if name not in SECRET}
         text = ", ".join(f"{name}={value}" for name, value in described.items())
         log.info("settings: %s", text, extra={"settings": described})
-        worker = Worker(engine=engine, url=url, name=name, places=places, builder=Builder(limits=limits))
+        worker = Worker(
+            engine=engine,
+            url=url,
+            name=name,
+            places=places,
+            builder=Builder(limits=limits),
+            alive_file=Path(settings.alive_file) if settings.alive_file else None,
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: worker.stop())
         worker.run()

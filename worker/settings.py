@@ -43,6 +43,13 @@ class WorkerSettings(BaseSettings):
         description="Name of this worker, the same at every start and no other worker's: one that comes back goes on "
         "with its jobs at once. Empty is the name of the host, numbered from the second worker of a host on.",
     )
+    alive_file: str = Field(
+        "",
+        description="File that is touched every five seconds, as long as the worker and its database answer each "
+        "other: one older than 30 seconds is a reason to look, which the image of the worker does "
+        "(`HEALTHCHECK`). Empty is none.",
+        json_schema_extra={"accepts": "path"},
+    )
     max_export_seconds: int = Field(
         3600,
         ge=1,

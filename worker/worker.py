@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
@@ -54,16 +55,26 @@ class Worker:
         places: where everything is.
         builder: of the bundles.
         rhythm: how often it does what.
+        alive_file: touched after every round that went well.
     """
 
     def __init__(
-        self, *, engine: sa.Engine, url: str, name: str, places: Places, builder: Builder, rhythm: Rhythm = RHYTHM
+        self,
+        *,
+        engine: sa.Engine,
+        url: str,
+        name: str,
+        places: Places,
+        builder: Builder,
+        rhythm: Rhythm = RHYTHM,
+        alive_file: Path | None = None,
     ) -> None:
         self._engine = engine
         self._url = url
         self._name = name
         self._places = places
         self._rhythm = rhythm
+        self._alive_file = alive_file
         self._leases = Leases(engine, name=name, format=JOB_FORMAT, schema=schema_of(engine))
         self._watch = Watch(patience_s=rhythm.patience_s)
         self._exporter = Exporter(name=name, places=places, builder=builder)
@@ -120,6 +131,8 @@ class Worker:
                 self._leases.renew()
                 self._adopt()
                 self._sweep()
+                if self._alive_file is not None:
+                    self._alive_file.touch()
             except (sa.exc.SQLAlchemyError, OSError) as error:
                 log.warning("worker %s: cannot look after jobs now: %s", self._name, str(error).splitlines()[0])
             except Exception:

@@ -176,11 +176,25 @@ def make_url(folder: Path) -> str:
 
 @contextlib.contextmanager
 def running(
-    url: str, places: Places, *, name: str = "worker", builder: Builder | None = None, rhythm: Rhythm = FAST
+    url: str,
+    places: Places,
+    *,
+    name: str = "worker",
+    builder: Builder | None = None,
+    rhythm: Rhythm = FAST,
+    alive_file: Path | None = None,
 ) -> Iterator[Worker]:
     """A worker in a thread of this process; one at a time, since DBOS is."""
     engine = open_database(url)
-    worker = Worker(engine=engine, url=url, name=name, places=places, builder=builder or make_builder(), rhythm=rhythm)
+    worker = Worker(
+        engine=engine,
+        url=url,
+        name=name,
+        places=places,
+        builder=builder or make_builder(),
+        rhythm=rhythm,
+        alive_file=alive_file,
+    )
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:

@@ -38,6 +38,7 @@ def test_the_page_has_every_setting():
         ),
         ("checkpoints", ["", "/uploads"], []),
         ("name", ["", "a", "gpu-1.b_c"], ["-a", "a b", "a/b", "x" * 64]),
+        ("alive_file", ["", "/tmp/alive"], []),
         ("max_export_seconds", ["1", "604800"], ["0", "604801", "1.5", ""]),
         ("max_export_bytes", ["0", "1000"], ["-1", "1k", ""]),
         ("log_format", ["text", "json"], ["xml"]),

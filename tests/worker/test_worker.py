@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.worker.conftest import everything_in, process, running, versions_in, wait_until
 
@@ -188,6 +189,25 @@ def test_what_killed_workers_left_is_swept(url, places, jobs):
     with running(url, places):
         wait_until(lambda: not places.find_jobs(), "an end without anything left")
     assert everything_in(places.repository) == []
+
+
+def test_the_alive_file_is_touched_while_the_database_answers(url, places, tmp_path, monkeypatch):
+    alive, asked = tmp_path / "alive", []
+
+    def renew():
+        asked.append(None)
+        raise sa.exc.OperationalError("UPDATE", None, OSError("gone"))
+
+    with running(url, places, alive_file=alive) as worker:
+        wait_until(alive.exists, "a first round")
+        with monkeypatch.context() as patch:
+            patch.setattr(worker._leases, "renew", renew)
+            # The round that was under way may still have touched it.
+            wait_until(lambda: asked, "a round without a database")
+            alive.unlink()
+            wait_until(lambda: len(asked) > 2, "two more")
+            assert not alive.exists()
+        wait_until(alive.exists, "a round with the database back")
 
 
 def test_one_name_is_one_workers(url, places):
