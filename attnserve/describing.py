@@ -1,9 +1,10 @@
-"""`Describing`: statistics of rows of weights, from captured queries and keys, where native kernels add them up.
+"""`Describing`: statistics of rows of weights, from captured queries and keys.
 
-No weights come out of it: memory grows with the rows, not with rows x keys.
+One op adds them up, AttentionStatistics. Its kernel never has more than a few rows of weights, so memory grows with the
+rows alone; its body has them all, so it is given rows in blocks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Layer
-from attnserve.rows import keys_by_head, queries_by_head, visible_keys
+from attnserve.rows import cut_rows, keys_by_head, queries_by_head, rows_per_block, visible_keys
 
 PACKAGE = Path(__file__).resolve().parent
+STATISTICS_OP = "AttentionStatistics"
+# Outputs of the op, in its order: one number per row, and what every key has received of all rows.
+ROW_SUMS = ("mass", "entropy", "distance", "sink", "previous", "self", "duplicate", "induction")
+RECEIVED = "received"
 
 
 # Without a repr: captures are user data.
@@ -32,15 +37,29 @@ class RowStatistics:
     """Outputs of AttentionStatistics by name: `received` [H, N], of all these rows together; others [H, Q]."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RowBlock:
+    """Rows that are described in one run of the op."""
+
+    rows: slice
+    """Place of these Q rows among those asked for."""
+    keys: slice
+    """The N keys that the run needs, of the sequence's."""
+    feeds: dict[str, NDArray[Any]]
+    """Its inputs but `query` [H, Q, E] of `rows` and `key` [H, N, E] of `keys`."""
+
+
 class Describing:
-    """The op AttentionStatistics, which only a library of kernels has.
+    """The graphs of AttentionStatistics.
 
     Args:
         sessions: of `statistics_file`, by weighting.
+        has_kernels: whether a native library runs the op there; else its function body does.
     """
 
-    def __init__(self, sessions: Mapping[str, Any]) -> None:
+    def __init__(self, sessions: Mapping[str, Any], *, has_kernels: bool) -> None:
         self._sessions = sessions
+        self.has_kernels = has_kernels
 
     def describe(
         self,
@@ -51,6 +70,7 @@ class Describing:
         steps: NDArray[np.int64],
         heads: Sequence[int],
         ids: NDArray[np.int64] | None = None,
+        check: Callable[[], object] = lambda: None,
     ) -> RowStatistics:
         """Statistics of rows of weights.
 
@@ -61,21 +81,64 @@ class Describing:
             steps: [Q] steps of the query rows within the sequence.
             heads: query heads wanted, in the order wanted.
             ids: [N] of tokens, whose repetitions are looked for; None of features.
+            check: called before every run; may raise.
         """
-        first, last = visible_keys(layer, steps, len(key))
+        queries, keys = queries_by_head(query, heads), keys_by_head(layer, key, heads)
         session = self._sessions[layer.weighting]
-        feeds = {
-            "query": queries_by_head(query, heads),
-            "key": keys_by_head(layer, key, heads),
-            "token": np.zeros(len(key), np.int64) if ids is None else ids,
-            "step": steps,
-            "first_key": first,
-            "last_key": last,
-            **{name: np.array(getattr(layer, name), np.float32) for name in ("scale", "softcap", "epsilon")},
-        }
-        names = [output.name for output in session.get_outputs()]
-        sums = dict(zip(names, session.run(names, feeds), strict=True))
-        return RowStatistics(steps=steps, first_key=first, last_key=last, sums=sums)
+
+        def run(block: RowBlock) -> list[NDArray[np.float32]]:
+            check()
+            feeds = {
+                "query": np.ascontiguousarray(queries[:, block.rows]),
+                "key": np.ascontiguousarray(keys[:, block.keys]),
+            }
+            return session.run([*ROW_SUMS, RECEIVED], feeds | block.feeds)  # type: ignore[no-any-return]
+
+        at_once = max(1, len(steps)) if self.has_kernels else rows_per_block(max(1, len(heads)) * len(key))
+        return describe_blocks(
+            run, layer, steps=steps, num_keys=len(key), num_heads=len(heads), ids=ids, at_once=at_once
+        )
+
+
+def describe_blocks(
+    run: Callable[[RowBlock], Sequence[NDArray[np.float32]]],
+    layer: Layer,
+    *,
+    steps: NDArray[np.int64],
+    num_keys: int,
+    num_heads: int,
+    ids: NDArray[np.int64] | None = None,
+    at_once: int,
+) -> RowStatistics:
+    """Statistics of rows, block by block, wherever the op is run.
+
+    Args:
+        run: gives the op's outputs for a block, in their order.
+        layer: how the layer attends.
+        steps: [Q] steps of the query rows within the sequence.
+        num_keys: N, of the whole sequence.
+        num_heads: H
+        ids: [N] of tokens, whose repetitions are looked for; None of features.
+        at_once: rows of a block.
+    """
+    first, last = visible_keys(layer, steps, num_keys)
+    tokens = np.zeros(num_keys, np.int64) if ids is None else ids
+    scalars = {name: np.array(getattr(layer, name), np.float32) for name in ("scale", "softcap", "epsilon")}
+    sums = {name: np.zeros((num_heads, len(steps)), np.float32) for name in ROW_SUMS}
+    received = np.zeros((num_heads, num_keys), np.float32)
+    # Without heads there is nothing to run for.
+    for rows, seen in cut_rows(first, last, at_once) if num_heads else ():
+        # One key more, which none of these rows sees: what comes right after it is `induction`, and where it is in the
+        # place of key 0 nothing is `sink`.
+        keys = slice(max(seen.start - 1, 0), seen.stop)
+        places = {"step": steps, "first_key": first, "last_key": last}
+        feeds = {name: array[rows] - keys.start for name, array in places.items()}
+        block = RowBlock(rows=rows, keys=keys, feeds={"token": tokens[keys], **feeds, **scalars})
+        *of_rows, of_keys = run(block)
+        for name, array in zip(ROW_SUMS, of_rows, strict=True):
+            sums[name][:, rows] = array
+        received[:, keys] += of_keys
+    return RowStatistics(steps=steps, first_key=first, last_key=last, sums={**sums, RECEIVED: received})
 
 
 def statistics_file(weighting: str) -> Path:

@@ -1,12 +1,18 @@
 """Rows of attention of one sequence: which keys each may see, and their queries and keys by head."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Layer
+
+# Weights of one block of query rows: 1 MB in float32, which a core's cache holds.
+BLOCK_NUMBERS = 1 << 18
+# Fewer rows waste the product of queries and keys; beyond so many numbers, 8 MB, there are fewer all the same.
+MIN_BLOCK_ROWS = 32
+MAX_BLOCK_NUMBERS = 1 << 21
 
 
 def visible_keys(layer: Layer, steps: NDArray[np.int64], num_keys: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -17,6 +23,18 @@ def visible_keys(layer: Layer, steps: NDArray[np.int64], num_keys: int) -> tuple
         first = np.maximum(steps - layer.window + 1, 0)
         last = np.minimum(last, steps + layer.window - 1)
     return first, last
+
+
+def cut_rows(first: NDArray[np.int64], last: NDArray[np.int64], num_rows: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of so many rows, each with the keys that one of its rows may see; `first` and `last` of `visible_keys`."""
+    for start in range(0, len(first), num_rows):
+        rows = slice(start, min(start + num_rows, len(first)))
+        yield rows, slice(int(first[rows].min()), int(last[rows].max()) + 1)
+
+
+def rows_per_block(num_numbers: int) -> int:
+    """Rows of a block whose weights a core's cache holds, if one row of all heads has so many numbers."""
+    return max(1, min(max(MIN_BLOCK_ROWS, BLOCK_NUMBERS // num_numbers), MAX_BLOCK_NUMBERS // num_numbers))
 
 
 def queries_by_head(query: NDArray[Any], heads: Sequence[int]) -> NDArray[np.float32]:

@@ -29,12 +29,12 @@ from attnserve.bundle import (
     weights_file,
 )
 from attnserve.cuda import DEFAULTS, CudaOptions
-from attnserve.describing import Describing, statistics_file
+from attnserve.describing import STATISTICS_OP, Describing, statistics_file
 from attnserve.interface import Interface
 from attnserve.packing import Empty, Packed
 from attnserve.pinned import find_empty
 from attnserve.recordings import GRAPH_ID, NO_GRAPH, Recordings
-from attnserve.sessions import open_model, open_session
+from attnserve.sessions import list_ops, open_model, open_session
 from attnserve.traffic import CUDA
 from attnserve.weighing import Weighing
 
@@ -268,12 +268,13 @@ def feeds_of(
 
 
 def _open_describing(manifest: Manifest, num_threads: int, op_library: Path) -> Describing | None:
-    """What a library adds up over rows of weights; None where it has no such op."""
+    """What a library adds up over rows of weights; None where it has no such op, whose body is slower than numpy."""
     files = {weighting: statistics_file(weighting) for weighting in manifest.weightings}
-    try:
-        return Describing({name: open_session(path, "cpu", num_threads, op_library) for name, path in files.items()})
-    except BundleError:  # A library of other ops is none the worse for it.
+    if not all(path.is_file() for path in files.values()):
         return None
+    sessions = {name: open_session(path, "cpu", num_threads, op_library) for name, path in files.items()}
+    has_kernels = all(STATISTICS_OP in list_ops(session) for session in sessions.values())
+    return Describing(sessions, has_kernels=True) if has_kernels else None
 
 
 def _run_options(device: str, gpu: int, *, shrinks: bool, records: bool) -> Any:

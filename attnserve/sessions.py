@@ -134,6 +134,8 @@ def open_session(
     options.enable_mem_pattern = False
     # Products with int8 weights are float32's, as golden is: by default their rows may be rounded to int8 as well.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # For `list_ops`.
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # 3 = errors. Warnings are about graph optimisations that no operator can act upon.
     options.log_severity_level = 3
     providers = [(CUDA_PROVIDER, cuda.for_provider())] if device == "cuda" else []
@@ -146,3 +148,9 @@ def open_session(
         )
     except Exception as error:  # ONNX Runtime raises a dozen types of its own, none of them public.
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from None
+
+
+def list_ops(session: Any) -> frozenset[str]:
+    """Ops that a session runs: a function's own name where a kernel has it, else those of its body."""
+    parts = session.get_provider_graph_assignment_info()
+    return frozenset(node.op_type for part in parts for node in part.get_nodes())

@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 
 from attnserve.bundle import Layer, normaliser_file, rows_file, weights_file
 from attnserve.describing import Describing
-from attnserve.rows import keys_by_head, queries_by_head, visible_keys
-
-# Weights of one block of query rows: 1 MB in float32, which a core's cache holds.
-BLOCK_NUMBERS = 1 << 18
-# Fewer rows waste the product of queries and keys; beyond so many numbers, 8 MB, there are fewer all the same.
-MIN_BLOCK_ROWS = 32
-MAX_BLOCK_NUMBERS = 1 << 21
+from attnserve.rows import cut_rows, keys_by_head, queries_by_head, rows_per_block, visible_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +42,8 @@ class Weighing:
     Args:
         sessions: of the graphs, by path in the bundle. Where `rows_file` of a weighting is missing, as in older
             bundles, its other two graphs do the same in more than twice the time.
-        describing: what native kernels add up over rows; None where there are none.
-        check: called before every block of rows, or every layer that is described; may raise.
+        describing: adds rows up without writing them down; None where rows are added up as well in numpy.
+        check: called before every block of rows; may raise.
     """
 
     def __init__(
@@ -92,11 +86,8 @@ class Weighing:
             return
         first, last = visible_keys(layer, steps, len(key))
         queries, keys = queries_by_head(query, heads), keys_by_head(layer, key, heads)
-        block = _block_rows(len(heads) * len(key))
-        for start in range(0, len(steps), block):
+        for rows, columns in cut_rows(first, last, rows_per_block(len(heads) * len(key))):
             self.check()
-            rows = slice(start, min(start + block, len(steps)))
-            columns = slice(int(first[rows].min()), int(last[rows].max()) + 1)
             feeds = _feeds(
                 layer,
                 np.ascontiguousarray(queries[:, rows]),
@@ -210,8 +201,3 @@ def _feeds(
         "scale": np.array(layer.scale, np.float32),
         "softcap": np.array(layer.softcap, np.float32),
     }
-
-
-def _block_rows(num_numbers: int) -> int:
-    """Rows of a block, if one row of all heads has so many numbers."""
-    return max(1, min(max(MIN_BLOCK_ROWS, BLOCK_NUMBERS // num_numbers), MAX_BLOCK_NUMBERS // num_numbers))

@@ -83,9 +83,10 @@ class Attended:
         """What kernels add up over the rows asked for; arguments as `weigh`."""
         describing, steps = self.weighing.describing, self.queries
         assert describing is not None
-        self.weighing.check()
         query, key = self._capture_rows(layer, steps)
-        return describing.describe(self.layers[layer], query, key, steps=steps, heads=heads, ids=self.ids)
+        return describing.describe(
+            self.layers[layer], query, key, steps=steps, heads=heads, ids=self.ids, check=self.weighing.check
+        )
 
     def _capture_rows(self, layer: int, steps: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Queries of `steps`, and all keys."""

@@ -4,31 +4,43 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from attnserve.describing import RowStatistics
+from attnserve.describing import Describing, RowBlock, describe_blocks, statistics_file
 from attnserve.runtime import Runtime
-from attnserve.weighing import Weighing
+from attnserve.sessions import open_session
 from tests.attnserve.test_weighing import OLD_BUNDLE, OPTIONS, WEIGHTINGS, layer_of
 from tests.kernels.library import build_library, build_recognisable
 
 
 @pytest.fixture(scope="module")
 def runtime() -> Runtime:
-    return Runtime(OLD_BUNDLE, num_threads=1, op_library=build_library())
+    return Runtime(OLD_BUNDLE, num_threads=1)
 
 
-def describe(weighing: Weighing, *arguments: Any, **options: Any) -> RowStatistics:
-    assert weighing.describing is not None
-    return weighing.describing.describe(*arguments, **options)
+@pytest.fixture(scope="module", params=["bodies", "kernels"])
+def describing(request: pytest.FixtureRequest) -> Describing:
+    library = build_library() if request.param == "kernels" else None
+    sessions = {weighting: open_session(statistics_file(weighting), "cpu", 1, library) for weighting in WEIGHTINGS}
+    return Describing(sessions, has_kernels=library is not None)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("options", [*OPTIONS, {"epsilon": 0.5}], ids=str)
-@pytest.mark.parametrize("steps", [[0], [10], [0, 1, 5, 10], [7, 2, 2], []], ids=str)
+@pytest.mark.parametrize("steps", [[0], [10], [0, 1, 5, 10], [7, 2, 2], [*range(11)], []], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_statistics_are_those_of_the_weights(
-    runtime: Runtime, weighting: str, options: dict[str, Any], steps: list[int], dtype: type[np.floating[Any]]
+    runtime: Runtime,
+    describing: Describing,
+    monkeypatch: pytest.MonkeyPatch,
+    weighting: str,
+    options: dict[str, Any],
+    steps: list[int],
+    dtype: type[np.floating[Any]],
 ) -> None:
+    # Blocks of two rows.
+    monkeypatch.setattr("attnserve.rows.BLOCK_NUMBERS", 1)
+    monkeypatch.setattr("attnserve.rows.MIN_BLOCK_ROWS", 2)
     if weighting == "softmax" and "epsilon" in options:
         pytest.skip("a softmax has no epsilon")
     layer = layer_of(runtime.manifest, weighting, **options)
@@ -37,7 +49,7 @@ def test_statistics_are_those_of_the_weights(
     query = random.normal(size=(len(steps), layer.num_heads, 4)).astype(dtype)
     ids, rows = random.integers(0, 3, 11), np.array(steps, np.int64)
     heads = list(range(layer.num_heads))[::-1]
-    found = describe(runtime.weighing, layer, query, key, steps=rows, heads=heads, ids=ids)
+    found = describing.describe(layer, query, key, steps=rows, heads=heads, ids=ids)
     weights = runtime.weighing.weigh_all(layer, query, key, steps=rows, heads=heads).astype(np.float64)
     keys = np.arange(11)
     is_same = ids[rows][:, None] == ids
@@ -61,13 +73,69 @@ def test_statistics_are_those_of_the_weights(
         assert [found.first_key[row], found.last_key[row]] == [seen[0], seen[-1]]
 
 
-def test_features_have_no_tokens_that_repeat(runtime: Runtime) -> None:
+def test_features_have_no_tokens_that_repeat(runtime: Runtime, describing: Describing) -> None:
     key, query = np.random.default_rng(0).normal(size=(2, 5, 2, 4)).astype(np.float32)
     layer = layer_of(runtime.manifest, "softmax")
-    rows = describe(runtime.weighing, layer, query, key, steps=np.arange(5), heads=[1])
+    rows = describing.describe(layer, query, key, steps=np.arange(5), heads=[1])
     np.testing.assert_allclose(rows.sums["mass"], 1, atol=1e-6)
 
 
-def test_only_libraries_that_have_the_op_describe() -> None:
+def test_without_heads_there_is_nothing(runtime: Runtime, describing: Describing) -> None:
+    rows = np.zeros((5, 2, 4), np.float32)
+    found = describing.describe(layer_of(runtime.manifest, "softmax"), rows, rows, steps=np.arange(5), heads=[])
+    assert {array.shape for array in found.sums.values()} == {(0, 5)}
+
+
+def test_bodies_take_blocks_and_kernels_all_rows(
+    runtime: Runtime, describing: Describing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnserve.rows.BLOCK_NUMBERS", 1)
+    monkeypatch.setattr("attnserve.rows.MIN_BLOCK_ROWS", 2)
+    rows = np.zeros((5, 2, 4), np.float32)
+    calls: list[None] = []
+    describing.describe(
+        layer_of(runtime.manifest, "softmax"),
+        rows,
+        rows,
+        steps=np.arange(5),
+        heads=[0],
+        check=lambda: calls.append(None),
+    )
+    assert len(calls) == (1 if describing.has_kernels else 3)
+
+
+@pytest.mark.parametrize("ids", [None, np.array([3, 1, 3, 1, 3, 1, 3])])
+def test_blocks_are_formed_for_whoever_runs_them(runtime: Runtime, ids: NDArray[np.int64] | None) -> None:
+    layer = layer_of(runtime.manifest, "expressive", causal=True, window=2, epsilon=0.5)
+    blocks: list[RowBlock] = []
+
+    def run(block: RowBlock) -> list[NDArray[np.float32]]:
+        blocks.append(block)
+        sizes = [len(block.feeds["step"])] * 8 + [len(block.feeds["token"])]
+        return [np.full((3, size), len(blocks), np.float32) for size in sizes]
+
+    found = describe_blocks(run, layer, steps=np.array([0, 4, 5]), num_keys=7, num_heads=3, ids=ids, at_once=2)
+    first, second = blocks
+    assert (first.rows, first.keys) == (slice(0, 2), slice(0, 5))
+    # With the key before the first one that is seen.
+    assert (second.rows, second.keys) == (slice(2, 3), slice(3, 6))
+    assert {name: array.tolist() for name, array in second.feeds.items()} == {
+        "token": [0, 0, 0] if ids is None else [1, 3, 1],
+        "step": [2],
+        "first_key": [1],
+        "last_key": [2],
+        "scale": layer.scale,
+        "softcap": 0.0,
+        "epsilon": 0.5,
+    }
+    assert found.sums["mass"].tolist() == [[1, 1, 2]] * 3
+    assert found.sums["received"].tolist() == [[1, 1, 1, 3, 3, 2, 0]] * 3
+    assert (found.first_key.tolist(), found.last_key.tolist()) == ([0, 3, 4], [0, 4, 5])
+
+
+def test_only_libraries_that_have_the_op_describe_on_a_cpu() -> None:
     assert Runtime(OLD_BUNDLE, num_threads=1).weighing.describing is None
     assert Runtime(OLD_BUNDLE, num_threads=1, op_library=build_recognisable()).weighing.describing is None
+    describing = Runtime(OLD_BUNDLE, num_threads=1, op_library=build_library()).weighing.describing
+    assert describing is not None
+    assert describing.has_kernels

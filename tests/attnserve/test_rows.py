@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnserve.rows import keys_by_head, queries_by_head, visible_keys
+from attnserve.rows import cut_rows, keys_by_head, queries_by_head, rows_per_block, visible_keys
 from tests.service.conftest import make_layer
 
 
@@ -23,6 +23,23 @@ from tests.service.conftest import make_layer
 def test_what_rows_may_see(fields: dict[str, Any], first: list[int], last: list[int]) -> None:
     found = visible_keys(make_layer(0, **fields), np.array([0, 3, 6]), 7)
     assert [array.tolist() for array in found] == [first, last]
+
+
+def test_blocks_have_the_keys_that_one_of_their_rows_may_see() -> None:
+    first, last = visible_keys(make_layer(0, window=3), np.array([6, 0, 4, 9, 5]), 10)
+    assert list(cut_rows(first, last, 2)) == [
+        (slice(0, 2), slice(0, 7)),
+        (slice(2, 4), slice(2, 10)),
+        (slice(4, 5), slice(3, 6)),
+    ]
+    assert list(cut_rows(first[:0], last[:0], 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("num_numbers", "expected"), [(1, 1 << 18), (8 * 512, 64), (8 * 4096, 32), (1 << 17, 16), (1 << 22, 1)]
+)
+def test_blocks_fit_the_cache_unless_their_rows_would_be_few(num_numbers: int, expected: int) -> None:
+    assert rows_per_block(num_numbers) == expected
 
 
 def test_query_heads_read_the_key_heads_of_their_groups() -> None:

@@ -10,7 +10,6 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from attnserve import weighing as module
 from attnserve.bundle import Layer, Manifest, normaliser_file, read_manifest, rows_file, weights_file
 from attnserve.export.weights import ROWS
 from attnserve.rows import visible_keys
@@ -147,8 +146,8 @@ def test_blocks_of_rows_add_up_to_the_whole(
     (whole,) = weighing.weigh(layer, query, key, steps=steps, heads=[0, 1], with_scores=True)
     assert whole.columns == slice(0, 9)
     # 2 heads of 9 keys.
-    monkeypatch.setattr(module, "BLOCK_NUMBERS", rows * 18)
-    monkeypatch.setattr(module, "MIN_BLOCK_ROWS", 1)
+    monkeypatch.setattr("attnserve.rows.BLOCK_NUMBERS", rows * 18)
+    monkeypatch.setattr("attnserve.rows.MIN_BLOCK_ROWS", 1)
     blocks = list(weighing.weigh(layer, query, key, steps=steps, heads=[0, 1], with_scores=True))
     assert len(blocks) == -(-9 // rows)
     for block in blocks:
@@ -161,13 +160,6 @@ def test_blocks_of_rows_add_up_to_the_whole(
             np.testing.assert_allclose(getattr(block, name), expected, rtol=0, atol=1e-6)
     together = weighing.weigh_all(layer, query, key, steps=steps, heads=[0, 1])
     np.testing.assert_allclose(together, whole.weights, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("num_numbers", "expected"), [(1, 1 << 18), (8 * 512, 64), (8 * 4096, 32), (1 << 17, 16), (1 << 22, 1)]
-)
-def test_blocks_fit_the_cache_unless_their_rows_would_be_few(num_numbers: int, expected: int) -> None:
-    assert module._block_rows(num_numbers) == expected
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -223,8 +215,8 @@ def test_a_part_of_a_map_is_that_part_of_the_whole(
 def test_it_can_be_ended_before_any_block(
     weighing: Weighing, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BLOCK_NUMBERS", 1)
-    monkeypatch.setattr(module, "MIN_BLOCK_ROWS", 2)
+    monkeypatch.setattr("attnserve.rows.BLOCK_NUMBERS", 1)
+    monkeypatch.setattr("attnserve.rows.MIN_BLOCK_ROWS", 2)
     layer = layer_of(manifest, "softmax", causal=True)
     rows = np.zeros((6, layer.num_heads, 4), np.float32)
     calls: list[None] = []

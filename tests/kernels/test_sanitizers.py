@@ -16,9 +16,9 @@ from attnserve.export.describing import make_graph
 from tests.conformance.cases import attention_case
 from tests.conformance.implementations import as_type, one_node_model
 from tests.conformance.test_bodies import CASES, OpCase
+from tests.conformance.test_statistics import make_feeds
 from tests.kernels.library import CACHE, TARGET_OPTION, TARGETS, build_library, has_target
 from tests.kernels.test_attend import LENGTHS
-from tests.kernels.test_statistics_op import make_feeds
 
 pytestmark = pytest.mark.slow
 

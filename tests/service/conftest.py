@@ -68,23 +68,26 @@ def make_manifest() -> Callable[..., Manifest]:
 
 @pytest.fixture(scope="session")
 def weighing(request: pytest.FixtureRequest) -> Weighing:
-    """The weights graphs, without a model; and with `kernels` as its parameter what native kernels add up."""
+    """The weights graphs, without a model; its parameter is who adds rows up: numpy (`rows`), `bodies` or `kernels`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    has_kernels = getattr(request, "param", "rows") == "kernels"
-    if has_kernels:
+    adds_up = getattr(request, "param", "rows")
+    if adds_up == "kernels":
         options.register_custom_ops_library(str(build_library()))
     return Weighing(
         {
             path.relative_to(BUNDLE).as_posix(): onnxruntime.InferenceSession(str(path), options)
             for path in (BUNDLE / "weights").iterdir()
         },
-        Describing({name: onnxruntime.InferenceSession(str(statistics_file(name)), options) for name in WEIGHTINGS})
-        if has_kernels
-        else None,
+        None
+        if adds_up == "rows"
+        else Describing(
+            {name: onnxruntime.InferenceSession(str(statistics_file(name)), options) for name in WEIGHTINGS},
+            has_kernels=adds_up == "kernels",
+        ),
     )
 
 

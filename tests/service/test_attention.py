@@ -38,7 +38,7 @@ MODELS = {
 SEQUENCES = [[1, 2, 3, 1, 2, 3, 1, 1], [4, 4], [5], [1, 2, 1, 3, 1]]
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 # Measures are the same, whoever adds up the rows.
-by_rows_and_by_kernels = pytest.mark.parametrize("weighing", ["rows", "kernels"], indirect=True)
+however_added_up = pytest.mark.parametrize("weighing", ["rows", "bodies", "kernels"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -58,8 +58,8 @@ def reader(tmp_path_factory):
 def ask(manifest, reader, weighing, answer_randomly, monkeypatch):
     """The question, its arrays and the truth about every sequence."""
     # Blocks of a few rows, as long sequences come in.
-    monkeypatch.setattr("attnserve.weighing.BLOCK_NUMBERS", 1)
-    monkeypatch.setattr("attnserve.weighing.MIN_BLOCK_ROWS", 3)
+    monkeypatch.setattr("attnserve.rows.BLOCK_NUMBERS", 1)
+    monkeypatch.setattr("attnserve.rows.MIN_BLOCK_ROWS", 3)
     monkeypatch.setattr("attnserve.service.maps.MAX_JOINED", 100)
 
     def answer(sequences=SEQUENCES, **fields):
@@ -148,7 +148,7 @@ NAMES = [
 ]
 
 
-@by_rows_and_by_kernels
+@however_added_up
 @pytest.mark.parametrize(
     "selection",
     [
@@ -170,7 +170,7 @@ def test_every_measure_is_what_its_definition_says(ask, monkeypatch, selection, 
     check_measures(ask(diagnostics=NAMES, **selection))
 
 
-@by_rows_and_by_kernels
+@however_added_up
 @pytest.mark.parametrize("special_tokens", ["keep", "drop", "drop_renormalise"])
 def test_measures_with_and_without_special_tokens(ask, special_tokens):
     check_measures(ask(TEXTS, diagnostics=NAMES, special_tokens=special_tokens))
@@ -194,7 +194,7 @@ def check_measures(asked) -> None:
                 np.testing.assert_allclose(array[place], expected[name], **CLOSE, err_msg=name)
 
 
-@by_rows_and_by_kernels
+@however_added_up
 def test_only_what_is_asked_for_is_measured_in_that_order(ask):
     _, arrays, *_ = ask(diagnostics=["self", "entropy", "self"])
     assert list(arrays[0]) == ["self", "entropy_bits", "entropy_normalised"]
@@ -216,7 +216,7 @@ def test_nothing_is_weighed_but_the_heads_and_rows_asked_for(ask, monkeypatch, f
     assert weighed == [("layers.0.query", [2], [4, 0]), ("layers.1.query", [0, 3], [4, 0])]
 
 
-@by_rows_and_by_kernels
+@however_added_up
 def test_zero_has_no_sign(ask):
     _, arrays, *_ = ask([[1]], diagnostics=["entropy", "distance", "negative"])
     for value in arrays[0].values():
@@ -225,7 +225,7 @@ def test_zero_has_no_sign(ask):
     assert not np.signbit(arrays[0]["signed"][arrays[0]["signed"] == 0]).any()
 
 
-@by_rows_and_by_kernels
+@however_added_up
 def test_heads_that_see_nothing_they_like(make_manifest, weighing, answer_randomly):
     # Every score is 0: an expressive row has no weights at all.
     manifest = make_manifest(layers=(make_layer(0, **{**EXPRESSIVE, "epsilon": 0.0}),))

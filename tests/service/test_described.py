@@ -1,4 +1,4 @@
-"""What kernels say is not computed once more. That both say the same is in `test_attention.py`."""
+"""What AttentionStatistics says is not computed once more. That both say the same is in `test_attention.py`."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def test_what_is_described_is_in_the_table() -> None:
     assert set(DESCRIBED) < DIAGNOSTICS.keys()
 
 
-@pytest.mark.parametrize("weighing", ["kernels"], indirect=True)
+@pytest.mark.parametrize("weighing", ["bodies"], indirect=True)
 @pytest.mark.parametrize(
     ("fields", "is_weighed"),
     [
@@ -32,7 +32,7 @@ def test_what_is_described_is_in_the_table() -> None:
     ],
     ids=str,
 )
-def test_rows_are_weighed_only_for_what_kernels_do_not_say(
+def test_rows_are_weighed_only_for_what_the_op_does_not_say(
     weighing: Weighing,
     make_manifest: Any,
     answer_randomly: Any,
