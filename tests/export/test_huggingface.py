@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from attnserve.bundle import Layer, read_manifest
+from attnserve.bundle import MODEL_FILE, Layer, read_manifest
 from attnserve.export import export_checkpoint
 from attnserve.export.huggingface import export_hugging_face, read_folder
 from attnserve.golden import read_golden, replay
@@ -19,6 +19,7 @@ from attnserve.models.huggingface import HuggingFaceError, configure, load
 from attnserve.models.prediction import predict_packed
 from attnserve.packing import add_leading_row, pack
 from attnserve.runtime import Runtime
+from tests.export.cuda_kernels import list_missing
 from tests.models.huggingface import zoo
 
 
@@ -126,6 +127,11 @@ def test_a_bundle_answers_as_transformers_does(exported: Exported) -> None:
         # Twice what a bundle is allowed: transformers' own float32 is off as well.
         bound = 2 * manifest.certificate.logits.allowed
         np.testing.assert_allclose(logits, expected, rtol=0, atol=bound)
+
+
+@pytest.mark.export
+def test_every_node_of_it_has_a_kernel_of_cudas(exported: Exported) -> None:
+    assert list_missing(exported.runtime.folder / MODEL_FILE) == []
 
 
 @pytest.mark.export

@@ -1,0 +1,55 @@
+"""Every node of what is exported can run on a GPU, as far as that can be told without one."""
+
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from attnserve.bundle import MODEL_FILE
+from tests.export.cuda_kernels import list_missing
+
+pytestmark = pytest.mark.export
+
+
+def test_committed_bundles(committed_bundles: Path) -> None:
+    paths = sorted(committed_bundles.glob("*/1/**/*.onnx"))
+    assert len(paths) > 5
+    assert {path.relative_to(committed_bundles).as_posix(): list_missing(path) for path in paths} == {
+        path.relative_to(committed_bundles).as_posix(): [] for path in paths
+    }
+
+
+def test_graphs_of_all_kinds(breadth: Path) -> None:
+    for path in sorted(breadth.glob("*/1/*.onnx")):
+        assert list_missing(path) == [], path
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
+def test_graphs_of_other_precisions(export_tiny, precision: str) -> None:
+    assert list_missing(export_tiny(precision=precision) / MODEL_FILE) == []
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, ["N"]) for name in "xy"]
+    nodes = [
+        helper.make_node("Log", ["x"], ["z"]),
+        helper.make_node("Det", ["z"], ["y"]),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "graph", values[:1], values[1:]))
+    onnx.save(model, tmp_path / "graph.onnx")
+    assert list_missing(tmp_path / "graph.onnx") == ["Det of TensorProto.BFLOAT16", "Log of TensorProto.BFLOAT16"]
+
+
+def test_no_control_flow_is_left_that_a_cuda_graph_could_not_record(committed_bundles: Path, tmp_path: Path) -> None:
+    for place in sorted(committed_bundles.glob("*/1")):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # What is done for any provider, before nodes are given to one.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(tmp_path / f"{place.parent.name}.onnx")
+        onnxruntime.InferenceSession(place / MODEL_FILE, options, providers=["CPUExecutionProvider"])
+        ops = {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+        assert "MatMul" in ops or "Gemm" in ops
+        assert not ops & {"If", "Loop", "Scan"}, place
