@@ -8,7 +8,7 @@ an image, with the rows before its patches and the mean of these. Two hooks stan
 the packed rows instead of what the head was given, and an exit, where the head gets the rows it was asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -90,7 +91,8 @@ class PackedModel(nn.Module):
                 padded = torch.cat([inputs, inputs.new_zeros(1)])[slots]
                 logits = self.model(input_ids=padded, attention_mask=mask).logits
             else:
-                logits = self.model(input_ids=inputs[rows][:, None]).logits
+                with _single():
+                    logits = self.model(input_ids=inputs[rows][:, None]).logits
         answers: Tensor = logits.flatten(0, -2)
         return answers
 
@@ -111,6 +113,18 @@ class PackedModel(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class _single(TorchFunctionMode):
+    """Whoever looks for the last of a single step has it without a search, for which GPUs have no kernel."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, but for an `argmax` along one element."""
+        if func is torch.Tensor.argmax and args[1:] == (-1,) and args[0].shape[-1] == 1:
+            return torch.zeros_like(args[0][..., 0], dtype=torch.long)
+        return func(*args, **(kwargs or {}))
 
 
 class _Call:

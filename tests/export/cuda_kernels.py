@@ -11,11 +11,11 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper, inliner, shape_inference
 
-BOOL, INT8, INT64 = TensorProto.BOOL, TensorProto.INT8, TensorProto.INT64
+BOOL, INT8, INT32, INT64 = TensorProto.BOOL, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64
 # Besides float64, which no graph has.
 WIDE = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 FLOATS = WIDE | {TensorProto.BFLOAT16}
-NUMBERS = FLOATS | {INT64}
+NUMBERS = FLOATS | {INT32, INT64}
 ANY = NUMBERS | {BOOL, INT8}
 
 KERNELS: Mapping[str, frozenset[int]] = {
@@ -27,11 +27,13 @@ KERNELS: Mapping[str, frozenset[int]] = {
     **dict.fromkeys(("ReduceMax", "ReduceMin", "TopK"), WIDE | {INT64}),
     **dict.fromkeys(("And", "Not", "Or"), frozenset({BOOL})),
     **dict.fromkeys(("Cast", "Concat", "Expand", "Gather", "GatherElements", "Identity", "If", "Loop", "Reshape"), ANY),
-    **dict.fromkeys(("ScatterND", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Trilu", "Unsqueeze"), ANY),
+    **dict.fromkeys(
+        ("ScatterElements", "ScatterND", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Trilu", "Unsqueeze"), ANY
+    ),
     "ConstantOfShape": frozenset({INT64}),
     "DequantizeLinear": frozenset({INT8}),
     "Equal": WIDE | {INT64, BOOL},
-    "GatherND": ANY - {INT8},
+    "GatherND": ANY - {INT8, INT32},
     "IsInf": FLOATS,
     "IsNaN": FLOATS,
     "Range": frozenset({TensorProto.FLOAT, INT64}),
