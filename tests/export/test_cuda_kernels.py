@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from attnserve.bundle import MODEL_FILE
+from attnserve.describing import PACKAGE
 from tests.export.cuda_kernels import list_missing
 
 pytestmark = pytest.mark.export
@@ -19,6 +20,13 @@ def test_committed_bundles(committed_bundles: Path) -> None:
     assert {path.relative_to(committed_bundles).as_posix(): list_missing(path) for path in paths} == {
         path.relative_to(committed_bundles).as_posix(): [] for path in paths
     }
+
+
+def test_graphs_that_come_with_the_package() -> None:
+    paths = sorted(PACKAGE.glob("*.onnx"))
+    assert paths
+    for path in paths:
+        assert list_missing(path) == [], path
 
 
 def test_graphs_of_all_kinds(breadth: Path) -> None:
