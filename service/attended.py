@@ -76,11 +76,11 @@ class Attended:
 
     @property
     def can_describe(self) -> bool:
-        """Whether there are native kernels that add up rows, and rows are asked for as they are."""
+        """Whether rows are added up without being written down, and are asked for as they are."""
         return self.weighing.describing is not None and self.question.special_tokens == "keep"
 
     def describe(self, layer: int, heads: Sequence[int]) -> RowStatistics:
-        """What kernels add up over the rows asked for; arguments as `weigh`."""
+        """What the rows asked for add up to; arguments as `weigh`."""
         describing, steps = self.weighing.describing, self.queries
         assert describing is not None
         query, key = self._capture_rows(layer, steps)

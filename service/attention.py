@@ -224,12 +224,12 @@ def compute_diagnostics(attended: Attended) -> dict[str, NDArray[Any]]:
 def measure_layer(
     attended: Attended, layer: int, heads: Sequence[int], names: Sequence[str]
 ) -> dict[str, NDArray[np.float32]]:
-    """Measures of some heads of a layer, in the order of `names`: by a native kernel as far as it knows them."""
-    by_kernel = choose_described(names, attended.about) if attended.can_describe else ()
-    by_rows = [name for name in names if name not in by_kernel]
+    """Measures of some heads of a layer, in the order of `names`: by AttentionStatistics as far as it knows them."""
+    by_sums = choose_described(names, attended.about) if attended.can_describe else ()
+    by_rows = [name for name in names if name not in by_sums]
     found: dict[str, NDArray[np.float32]] = {}
-    if by_kernel:
-        found |= measure_described(attended.describe(layer, heads), by_kernel, attended.about)
+    if by_sums:
+        found |= measure_described(attended.describe(layer, heads), by_sums, attended.about)
     if by_rows:
         with_scores = any(DIAGNOSTICS[name].needs_scores for name in by_rows)
         found |= diagnose(attended.weigh(layer, heads, with_scores=with_scores), by_rows, len(heads), attended.about)

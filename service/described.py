@@ -1,4 +1,4 @@
-"""Measures from what native kernels add up over rows of weights: as `measures.py`, without the rows."""
+"""Measures from what AttentionStatistics adds up over rows of weights: as `measures.py`, without the rows."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from attnserve.describing import RowStatistics
 from attnserve.service.extents import About, Extent
 from attnserve.service.measures import Part, sum_rows
 
-# Diagnostics that are means of one of the kernel's outputs over all rows.
+# Diagnostics that are means of one of the op's outputs over all rows.
 MEANS = ("distance", "sink", "self", "mass")
 # Those that are a part of all the weight there is, by the output that is that part.
 PARTS = {"duplicate_token": "duplicate", "induction": "induction"}
@@ -17,7 +17,7 @@ DESCRIBED = ("entropy", "previous_token", "received", *MEANS, *PARTS)
 
 
 def choose_described(names: Sequence[str], about: About) -> tuple[str, ...]:
-    """Those of `names` that the kernel's statistics say, as they are asked for."""
+    """Those of `names` that the op says, as they are asked for."""
     # What it adds up is of all keys.
     others = {"mass"} if about.chosen is not None else set()
     if about.exclude_bos or about.exclude_current_token:

@@ -8,9 +8,11 @@ import pytest
 
 from attnserve import sessions as module
 from attnserve.bundle import BundleError
+from attnserve.describing import STATISTICS_OP, statistics_file
 from attnserve.runtime import Runtime
-from attnserve.sessions import DeviceError
+from attnserve.sessions import DeviceError, list_ops, open_session
 from tests.attnserve.conftest import BUNDLE, rehash
+from tests.kernels.library import build_library
 
 
 def test_unknown_devices_are_refused(folder: Path) -> None:
@@ -95,3 +97,12 @@ def test_a_device_that_cannot_load_a_bundle_is_told_from_a_bundle_that_nothing_c
     rehash(folder)
     with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
         Runtime(folder, device="cuda")
+
+
+def test_a_function_is_listed_as_what_is_in_it_unless_a_kernel_has_it() -> None:
+    path = statistics_file("softmax")
+    assert list_ops(open_session(path, "cpu", 1, build_library())) == {STATISTICS_OP}
+    in_it = list_ops(open_session(path, "cpu", 1))
+    # Branches of an `If` too.
+    assert {"Softmax", "Tanh"} < in_it
+    assert STATISTICS_OP not in in_it
