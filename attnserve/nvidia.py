@@ -7,7 +7,7 @@ import ctypes
 from dataclasses import dataclass
 
 LIBRARY = "libnvidia-ml.so.1"
-NAME_BYTES = 96
+NAME_BYTES = UUID_BYTES = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,9 @@ class Gpu:
     free_bytes: int
     capability: str
     """CUDA compute capability: 8.0 is sm_80."""
+    uuid: str
+    busy: float | None
+    """Share of the last moment in which it computed; None of those that do not tell, as parts of a GPU do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,12 @@ class Driver:
 
 class DriverError(RuntimeError):
     """There is a driver, and it does not answer."""
+
+
+class _Utilization(ctypes.Structure):
+    """`nvmlUtilization_t`, in percent."""
+
+    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
 
 
 class _Memory(ctypes.Structure):
@@ -88,15 +97,20 @@ def _find_gpus(library: str) -> tuple[Gpu, ...]:
 def _read_gpu(nvml: ctypes.CDLL, index: int) -> Gpu:
     device, name, memory = ctypes.c_void_p(), ctypes.create_string_buffer(NAME_BYTES), _Memory()
     major, minor = ctypes.c_int(), ctypes.c_int()
+    uuid, utilization = ctypes.create_string_buffer(UUID_BYTES), _Utilization()
     _call(nvml, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
     _call(nvml, "nvmlDeviceGetName", device, name, ctypes.c_uint(NAME_BYTES))
     _call(nvml, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
     _call(nvml, "nvmlDeviceGetCudaComputeCapability", device, ctypes.byref(major), ctypes.byref(minor))
+    _call(nvml, "nvmlDeviceGetUUID", device, uuid, ctypes.c_uint(UUID_BYTES))
+    tells = nvml.nvmlDeviceGetUtilizationRates(device, ctypes.byref(utilization)) == 0
     return Gpu(
         name=name.value.decode("utf-8", "replace"),
         memory_bytes=memory.total,
         free_bytes=memory.free,
         capability=f"{major.value}.{minor.value}",
+        uuid=uuid.value.decode("utf-8", "replace"),
+        busy=utilization.gpu / 100 if tells else None,
     )
 
 

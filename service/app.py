@@ -27,6 +27,7 @@ from attnserve.service.checkpoints import routes as checkpoints
 from attnserve.service.checkpoints.uploads import Uploads
 from attnserve.service.exports import routes as exports_routes
 from attnserve.service.exports.desk import Desk, make_desk
+from attnserve.service.gpu_gauges import GpuGauges
 from attnserve.service.guard import SCHEMES
 from attnserve.service.idle import Idle
 from attnserve.service.keyring import Keyring
@@ -119,6 +120,8 @@ def create_app(
     metrics.show_models(catalogue)
     app.state.exports = desk = make_desk(catalogue) if exports is None else exports
     metrics.registry.register(desk.gauges)
+    app.state.gpus = GpuGauges(is_used=catalogue.settings.device != "cpu")
+    metrics.registry.register(app.state.gpus)
     app.state.metrics = metrics
     app.state.catalogue = catalogue
     app.state.settings = settings = catalogue.settings

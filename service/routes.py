@@ -19,6 +19,7 @@ from attnserve.service.deadline import Deadline, within_deadline
 from attnserve.service.engine import Answer
 from attnserve.service.exports.desk import Desk
 from attnserve.service.formats.negotiation import FORMATS, JSON, PNG, choose_format
+from attnserve.service.gpu_gauges import GpuGauges
 from attnserve.service.guard import Need, needs
 from attnserve.service.idle import Idle
 from attnserve.service.inquiry import answer_question
@@ -161,7 +162,8 @@ async def readyz(request: Request) -> Response:
 async def show_metrics(request: Request) -> Response:
     """Counters and histograms in Prometheus' text format (docs/metrics.md)."""
     exports: Desk = request.app.state.exports
-    await exports.gauges.refresh()
+    gpus: GpuGauges = request.app.state.gpus
+    await asyncio.gather(exports.gauges.refresh(), gpus.refresh())
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.render(), media_type=CONTENT_TYPE)
 

@@ -17,7 +17,9 @@ from attnserve.doctor import examine, find_packages, find_runtimes, render
 from attnserve.nvidia import Driver, DriverError, Gpu
 from tests.kernels.library import build_library
 
-GPU = Gpu(name="NVIDIA H100", memory_bytes=80 * 1024**3, free_bytes=79 * 1024**3, capability="9.0")
+GPU = Gpu(
+    name="NVIDIA H100", memory_bytes=80 * 1024**3, free_bytes=79 * 1024**3, capability="9.0", uuid="GPU-0", busy=0.0
+)
 DRIVER = Driver(version="580.95.05", cuda="13.2", gpus=(GPU,))
 NO_DRIVER = "this machine has no NVIDIA driver"
 

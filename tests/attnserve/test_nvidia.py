@@ -29,7 +29,12 @@ def test_a_driver_and_its_gpus(build):
     gpu = {"memory_bytes": 80 * 1024**3, "free_bytes": 79 * 1024**3, "capability": "9.0"}
     library = build()
     assert read_driver(library) == Driver(
-        version="580.95.05", cuda="13.2", gpus=(Gpu(name="NVIDIA Fake 0", **gpu), Gpu(name="NVIDIA Fake 1", **gpu))
+        version="580.95.05",
+        cuda="13.2",
+        gpus=(
+            Gpu(name="NVIDIA Fake 0", **gpu, uuid="GPU-0", busy=0.25),
+            Gpu(name="NVIDIA Fake 1", **gpu, uuid="GPU-1", busy=None),
+        ),
     )
     assert ctypes.CDLL(library).opened() == 0, "it was not closed again"
 

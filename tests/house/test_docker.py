@@ -106,7 +106,7 @@ def test_examples_of_variables_are_their_defaults():
 @pytest.mark.parametrize("path", ["prometheus/rules.yml", "grafana/dashboards/attnserve.json"])
 def test_no_expression_asks_for_a_metric_that_nobody_has(path):
     known = set(re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "docs/metrics.md").read_text("utf-8"), re.MULTILINE))
-    named = set(re.findall(r"\b(?:inference|model|export|attention)_[a-z_]+", (ROOT / path).read_text("utf-8")))
+    named = set(re.findall(r"\b(?:inference|model|export|attention|gpu)_[a-z_]+", (ROOT / path).read_text("utf-8")))
     assert named
     assert {re.sub("_(count|sum|bucket)$", "", name) for name in named} <= known
 

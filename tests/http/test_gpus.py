@@ -1,6 +1,7 @@
 """A whole service on GPUs, as far as ONNX Runtime's Python shows them: tests/fake_cuda.py."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,24 @@ def test_a_service_on_two_gpus_and_its_end(repository, start_server):
     assert "CUDA failure 719" in said
     assert "golden cannot be replayed any more" in said
     assert "does not answer golden rightly any more" in said
+
+
+def test_metrics_tell_of_a_driver(repository, start_server, tmp_path_factory, monkeypatch):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    source = ROOT / "tests" / "attnserve" / "nvml.c"
+    subprocess.run(["cc", "-shared", "-fPIC", source, "-o", folder / "libnvidia-ml.so.1"], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+    for device, expected in (
+        ("auto", {"gpu_driver_answers": "1.0", 'gpu_busy_ratio{gpu="0",uuid="GPU-0"}': "0.25"}),
+        ("cpu", {}),
+    ):
+        with start_server(repository, "--device", device) as served:
+            lines = served.client.get("/metrics").text.splitlines()
+        found = dict(line.rsplit(" ", 1) for line in lines if line.startswith("gpu_"))
+        assert {name: found[name] for name in expected} == expected
+        assert len(found) == (6 if expected else 0)
 
 
 def test_the_cpu_has_none(repository, start_server):
