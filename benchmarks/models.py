@@ -1,4 +1,7 @@
-"""The reference model of every figure: 6 layers, d 256, 8 heads, MLP x4, vocabulary 1000, causal, seed 0."""
+"""The reference model of every figure: 6 layers, d 256, 8 heads, MLP x4, vocabulary 1000, causal, seed 0.
+
+GPUs get a large one beside it: 12 layers, d 768, 12 heads, otherwise the same.
+"""
 
 from pathlib import Path
 
@@ -22,6 +25,23 @@ def reference_config(variant: str, max_length: int = MAX_LENGTH) -> TransformerC
     )
 
 
+def large_config(variant: str) -> TransformerConfig:
+    """The large model with one of the variants."""
+    return TransformerConfig(
+        vocabulary_size=1000,
+        max_length=MAX_LENGTH,
+        width=768,
+        num_heads=12,
+        attention=layers_of(variant, 12, **OPTIONS[variant]),
+        positions="rotary",
+    )
+
+
 def save_reference(variant: str, folder: Path, max_length: int = MAX_LENGTH) -> None:
     """Write the reference model as a checkpoint."""
     save_checkpoint(Transformer(reference_config(variant, max_length)), folder)
+
+
+def save_large(variant: str, folder: Path) -> None:
+    """Write the large model as a checkpoint."""
+    save_checkpoint(Transformer(large_config(variant)), folder)

@@ -1,0 +1,57 @@
+"""`attnserve check` of every bundle, the real command in a process of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from attnserve.machine import count_cores
+from benchmarks.gpu.bundles import Bundle
+from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.plan import Plan
+
+NOT_EXPORTED = "no bundle: it was not exported"
+NO_BFLOAT16 = "ONNX Runtime has no bfloat16 on the CPU"
+
+
+def run(plan: Plan) -> Iterator[Finding]:
+    # Several at a time: most of it is to start Python, and to load libraries and weights.
+    with ThreadPoolExecutor(max(1, count_cores() // 4)) as pool:
+        yield from pool.map(lambda bundle: skip(plan, bundle) or check(plan, bundle), plan.bundles())
+
+
+def check(plan: Plan, bundle: Bundle) -> Finding:
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "attnserve", "check", str(bundle.folder), "--device", plan.device, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return judge(bundle, plan.device, done, time.monotonic() - begin)
+
+
+def skip(plan: Plan, bundle: Bundle) -> Finding | None:
+    """Why a bundle is not looked at; None if it is."""
+    if plan.device == "cpu" and bundle.precision == "bfloat16":
+        return Finding(cells=bundle.cells, unjudged=NO_BFLOAT16)
+    return None if bundle.is_there else Finding(cells=bundle.cells, broken=(NOT_EXPORTED,))
+
+
+def judge(bundle: Bundle, device: str, done: "subprocess.CompletedProcess[str]", seconds: float) -> Finding:
+    """What the command said."""
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return Finding(cells=bundle.cells, broken=(lines[-1],))
+    found = {
+        name: f"{'no number' if said[name] is None else format(said[name], '.1e')} of {said['allowed'][name]:.1e}"
+        for name in ("logits", "maps")
+    }
+    cells = {**bundle.cells, "device": said["device"], **found, "seconds": f"{seconds:.1f}"}
+    broken = []
+    if said["device"] != device:
+        broken.append(f"expected it to run on {device}")
+    if not said["passed"] or done.returncode:
+        changed = f", {said['changed']} answers name another class" if said["changed"] else ""
+        broken.append(f"outside its certificate{changed}")
+    return Finding(cells=cells, broken=tuple(broken))

@@ -1,0 +1,166 @@
+"""Queue and engine beside bare ONNX Runtime: wall time of the same batches, one after the other, in one run.
+
+Bare is a session of the same options, to which the inputs of each batch, made before, are bound from the host, and
+from which the logits are copied back: what anybody who serves with ONNX Runtime has to do.
+"""
+
+import asyncio
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnserve.bundle import LOGITS
+from attnserve.cuda import CudaOptions
+from attnserve.machine import memory_limit
+from attnserve.nvidia import gpu_memory
+from attnserve.runtime import Runtime
+from attnserve.service.batching import Batcher
+from attnserve.service.bench.engine import make_jobs
+from attnserve.service.bench.report import take_percentiles
+from attnserve.service.cost import Cost
+from attnserve.service.engine import Answer, Engine, Job, form_feeds
+from attnserve.service.tuning import Tuner
+from benchmarks.gpu.bundles import Bundle
+from benchmarks.gpu.check import skip
+from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.plan import Plan
+
+LEAST_RATIO = 0.9
+AT_ONCE, IN_TURN = "all at once", "{} clients, each in turn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """The sequences once through the queue, and their batches once through a bare session."""
+
+    seconds: float
+    bare_seconds: float
+    request_ms: tuple[float, ...]
+    """From asked to answered."""
+    batch_ms: tuple[float, ...]
+    """Of the bare session, batch by batch."""
+
+
+def run(plan: Plan) -> Iterator[Finding]:
+    for bundle in plan.timed_bundles():
+        if (finding := skip(plan, bundle)) is not None:
+            yield finding
+            continue
+        # On the CPU batches are recorded by nobody.
+        for num_graphs in (0, plan.num_graphs) if plan.device == "cuda" else (0,):
+            yield from measure(plan, bundle, num_graphs)
+            # Before another one takes as much of the device's memory.
+            gc.collect()
+
+
+def measure(plan: Plan, bundle: Bundle, num_graphs: int) -> Iterator[Finding]:
+    """Both ways of asking, alternately with bare ONNX Runtime."""
+    engine = Engine(bundle.folder, device=plan.device, num_threads=1, cuda=(CudaOptions(num_graphs=num_graphs),))
+    bare = Runtime(bundle.folder, device=plan.device, num_threads=1)
+    cost = Tuner(max_seconds=plan.tuning_seconds).tune("", engine, 1, is_idle=True).cost
+    engine.forget_graphs()
+    generator = np.random.default_rng(0)
+    longest = min(plan.longest, engine.manifest.max_length)
+    lengths = generator.integers(min(plan.shortest, longest), longest + 1, plan.num_sequences).tolist()
+    jobs = make_jobs(engine.manifest, lengths, generator)
+    for num_clients in (len(jobs), plan.num_clients):
+        # The first is to warm up, of both.
+        _, *rounds = (time_round(engine, bare, cost, jobs, num_clients) for _ in range(plan.num_rounds + 1))
+        yield judge(plan, bundle, num_graphs, num_clients, rounds)
+
+
+def judge(plan: Plan, bundle: Bundle, num_graphs: int, num_clients: int, rounds: Sequence[Round]) -> Finding:
+    ratio = statistics.median(one.bare_seconds / one.seconds for one in rounds)
+    is_at_once = num_clients == plan.num_sequences
+    cells = {
+        **bundle.cells,
+        "graphs": str(num_graphs),
+        "asked": AT_ONCE if is_at_once else IN_TURN.format(num_clients),
+        "sequences/s": f"{plan.num_sequences / statistics.median(one.seconds for one in rounds):,.1f}",
+        "bare": f"{plan.num_sequences / statistics.median(one.bare_seconds for one in rounds):,.1f}",
+        "of bare": f"{ratio:.2f}",
+        "p50, p99 of a request: ms": "" if is_at_once else percentiles([ms for one in rounds for ms in one.request_ms]),
+        "p50, p99 of a bare batch: ms": percentiles([ms for one in rounds for ms in one.batch_ms]),
+        "batches": f"{statistics.mean(len(one.batch_ms) for one in rounds):.0f}",
+    }
+    if plan.device == "cpu":
+        return Finding(cells=cells, unjudged="a CPU that others may use")
+    if not is_at_once:
+        return Finding(cells=cells, unjudged="between two batches the device waits for clients to ask again")
+    broken = () if ratio >= LEAST_RATIO else (f"{ratio:.2f} of bare ONNX Runtime, at least {LEAST_RATIO} must be",)
+    return Finding(cells=cells, broken=broken)
+
+
+def percentiles(values: Sequence[float]) -> str:
+    """p50 and p99."""
+    found = take_percentiles(values) or {}
+    return ", ".join(f"{found[name]:.2f}" for name in ("p50", "p99"))
+
+
+def time_round(engine: Engine, bare: Runtime, cost: Cost, jobs: Sequence[Job], num_clients: int) -> Round:
+    """The jobs, asked by so many clients; then the batches that were formed of them."""
+    batches: list[list[Job]] = []
+
+    def keeping(batch: Sequence[Job]) -> list[Answer]:
+        batches.append(list(batch))
+        return engine.run(batch)
+
+    begin = time.perf_counter()
+    request_ms = answer_all(keeping, cost, jobs, num_clients)
+    seconds = time.perf_counter() - begin
+    feeds = [bare.feeds(one.packed, one.rows, one.capture) for one in map(form_feeds, batches)]
+    batch_ms = [1000 * _seconds_of(lambda batch=batch: run_bound(bare, batch)) for batch in feeds]
+    return Round(
+        seconds=seconds, bare_seconds=sum(batch_ms) / 1000, request_ms=tuple(request_ms), batch_ms=tuple(batch_ms)
+    )
+
+
+def run_bound(runtime: Runtime, feeds: dict[str, np.ndarray]) -> None:
+    """One run of the session itself, from the host and back."""
+    import onnxruntime
+
+    binding = runtime.session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
+    binding.bind_output(LOGITS, runtime.device, runtime.gpu)
+    runtime.session.run_with_iobinding(binding)
+    binding.copy_outputs_to_cpu()
+
+
+def answer_all(
+    run_batch: Callable[[Sequence[Job]], list[Answer]], cost: Cost, jobs: Sequence[Job], num_clients: int
+) -> list[float]:
+    """Send the jobs through a queue of their own; each client asks again when it is answered. Milliseconds of each."""
+    most_bytes = (gpu_memory() or memory_limit()) / 2
+    batcher = Batcher(run_batch, cost, max_batch_bytes=most_bytes, max_queue=len(jobs))
+    try:
+        return asyncio.run(_ask(batcher, jobs, num_clients))
+    finally:
+        batcher.close()
+
+
+async def _ask(batcher: Batcher, jobs: Sequence[Job], num_clients: int) -> list[float]:
+    left = iter(jobs)
+    milliseconds = []
+
+    async def client() -> None:
+        # All share one iterator: a client takes the next sequence there is.
+        for job in left:
+            begin = time.perf_counter()
+            await batcher.submit([job])
+            milliseconds.append(1000 * (time.perf_counter() - begin))
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(min(num_clients, len(jobs))):
+            tasks.create_task(client())
+    return milliseconds
+
+
+def _seconds_of(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin

@@ -1,0 +1,1 @@
+import tests.checkout  # noqa: F401

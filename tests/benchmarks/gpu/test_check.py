@@ -1,0 +1,60 @@
+"""What `attnserve check` says, and what of it is a failure."""
+
+import dataclasses
+import json
+import subprocess
+
+import pytest
+
+from benchmarks.gpu import check
+
+SAID = {
+    "logits": 1e-6,
+    "maps": 2e-6,
+    "device": "cuda",
+    "passed": True,
+    "allowed": {"logits": 1e-5, "maps": 1e-4},
+    "changed": 0,
+}
+
+
+def done(said, code=0, stderr=""):
+    stdout = said if isinstance(said, str) else json.dumps(said)
+    return subprocess.CompletedProcess([], code, stdout=stdout, stderr=stderr)
+
+
+def test_within_the_certificate(bundle):
+    finding = check.judge(bundle, "cuda", done(SAID), 2.0)
+    assert finding.verdict == "passed"
+    assert finding.cells["logits"] == "1.0e-06 of 1.0e-05"
+
+
+@pytest.mark.parametrize(
+    ("completed", "words"),
+    [
+        (done(SAID | {"passed": False}, 1), "outside its certificate"),
+        (done(SAID | {"passed": False, "changed": 3}, 1), "outside its certificate, 3 answers name another class"),
+        (done(SAID, 1), "outside its certificate"),
+        (done(SAID | {"passed": False, "logits": None}, 1), "outside its certificate"),
+        (done(SAID | {"device": "cpu"}), "expected it to run on cuda"),
+        (done("", 1, "warning\nattnserve: device: expected a usable CUDA device"), "attnserve: device: expected"),
+        (done("", -11), "exit code -11"),
+    ],
+)
+def test_failures(bundle, completed, words):
+    (law,) = check.judge(bundle, "cuda", completed, 2.0).broken
+    assert law.startswith(words)
+
+
+def test_bundles_that_are_not_looked_at(bundle, plan):
+    assert check.skip(plan, bundle) is None
+    narrow = dataclasses.replace(bundle, precision="bfloat16")
+    assert check.skip(plan, narrow).unjudged == check.NO_BFLOAT16
+    # On a GPU it is missing, and what is missing is not proven.
+    assert check.skip(dataclasses.replace(plan, device="cuda"), narrow).broken == (check.NOT_EXPORTED,)
+
+
+def test_the_command_itself(bundle, plan):
+    (finding,) = check.run(plan)
+    assert finding.verdict == "passed"
+    assert finding.cells["device"] == "cpu"

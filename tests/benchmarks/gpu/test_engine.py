@@ -1,0 +1,44 @@
+"""Ratios, and who is asked which way."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.gpu import engine
+
+
+def rounds(*pairs):
+    return [
+        engine.Round(seconds=ours, bare_seconds=bare, request_ms=(1.0, 2.0), batch_ms=(500 * bare,) * 2)
+        for ours, bare in pairs
+    ]
+
+
+@pytest.fixture
+def on_gpu(plan):
+    return dataclasses.replace(plan, device="cuda")
+
+
+def test_at_least_nine_tenths_of_bare(on_gpu, bundle):
+    finding = engine.judge(on_gpu, bundle, 0, 6, rounds((1.0, 0.92), (2.0, 1.82), (9.0, 1.0)))
+    assert finding.verdict == "passed"
+    assert finding.cells["of bare"] == "0.91"
+    assert finding.cells["sequences/s"] == "3.0"
+    assert finding.cells["batches"] == "2"
+    finding = engine.judge(on_gpu, bundle, 0, 6, rounds((1.0, 0.89), (2.0, 1.82), (9.0, 1.0)))
+    assert finding.broken == ("0.89 of bare ONNX Runtime, at least 0.9 must be",)
+
+
+def test_who_takes_turns_and_who_runs_on_a_cpu_is_not_judged(plan, on_gpu, bundle):
+    slow = rounds((1.0, 0.1))
+    finding = engine.judge(on_gpu, bundle, 0, 2, slow)
+    assert (finding.broken, finding.unjudged is None) == ((), False)
+    assert finding.cells["p50, p99 of a request: ms"] == "1.00, 2.00"
+    assert engine.judge(plan, bundle, 0, 6, slow).broken == ()
+
+
+def test_both_ways_are_run(plan, bundle):
+    at_once, in_turn = engine.run(plan)
+    assert (at_once.cells["asked"], in_turn.cells["asked"]) == ("all at once", "2 clients, each in turn")
+    # Two clients never have more than two sequences in a batch.
+    assert int(in_turn.cells["batches"]) >= 3
