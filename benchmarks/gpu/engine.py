@@ -64,8 +64,7 @@ def measure(plan: Plan, bundle: Bundle, num_graphs: int) -> Iterator[Finding]:
     cost = Tuner(max_seconds=plan.tuning_seconds).tune("", engine, 1, is_idle=True).cost
     engine.forget_graphs()
     generator = np.random.default_rng(0)
-    longest = min(plan.longest, engine.manifest.max_length)
-    lengths = generator.integers(min(plan.shortest, longest), longest + 1, plan.num_sequences).tolist()
+    lengths = plan.draw_lengths(plan.num_sequences, engine.manifest.max_length, generator)
     jobs = make_jobs(engine.manifest, lengths, generator)
     for num_clients in (len(jobs), plan.num_clients):
         # The first is to warm up, of both.

@@ -48,14 +48,13 @@ def watch(plan: Plan, bundle: Bundle, num_graphs: int) -> Readings:
     """Run the requests in batches of random sizes."""
     engine = Engine(bundle.folder, device=plan.device, num_threads=1, cuda=(CudaOptions(num_graphs=num_graphs),))
     generator = np.random.default_rng(0)
-    longest = min(plan.longest, engine.manifest.max_length)
     taken = device_bytes if plan.device == "cuda" else resident_bytes
     held, needed, of_process = [], [], []
     for _ in range(NUM_PARTS):
         left = plan.num_requests // NUM_PARTS
         while left:
             size = min(left, int(generator.integers(1, MAX_SEQUENCES + 1)))
-            lengths = generator.integers(min(plan.shortest, longest), longest + 1, size).tolist()
+            lengths = plan.draw_lengths(size, engine.manifest.max_length, generator)
             engine.run(make_jobs(engine.manifest, lengths, generator))
             left -= size
         needed.append(taken())

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from benchmarks.gpu.bundles import COMMITTED, LARGE, PRECISIONS, REFERENCE, Bundle
 
 
@@ -42,6 +44,16 @@ class Plan:
     shortest: int = 8
     longest: int = 512
     """Steps of what is timed, uniform."""
+
+    def draw_lengths(self, count: int, max_length: int, generator: np.random.Generator) -> list[int]:
+        """Steps of so many sequences of a model that takes at most `max_length`."""
+        low, high = self.range_of(max_length)
+        return generator.integers(low, high + 1, count).tolist()
+
+    def range_of(self, max_length: int) -> tuple[int, int]:
+        """Shortest and longest sequence of a model."""
+        longest = min(self.longest, max_length)
+        return min(self.shortest, longest), longest
 
     def bundles(self) -> list[Bundle]:
         """All, those of committed checkpoints first."""

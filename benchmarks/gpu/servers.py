@@ -45,20 +45,21 @@ class Measured:
 
 
 def run(plan: Plan) -> Iterator[Finding]:
-    for bundle in plan.timed_bundles():
-        if (finding := skip(plan, bundle)) is not None:
-            yield finding
-            continue
-        ours: Measured | None = None
-        for server in list_servers(plan, bundle):
+    ours: dict[Bundle, Measured] = {}
+    missing = {bundle: finding for bundle in plan.timed_bundles() if (finding := skip(plan, bundle)) is not None}
+    yield from missing.values()
+    left = {bundle: list_servers(plan, bundle) for bundle in plan.timed_bundles() if bundle not in missing}
+    # Those that take longest to start come last: attnserve of every bundle, then its peers.
+    for servers in zip(*left.values(), strict=True):
+        for bundle, server in zip(left, servers, strict=True):
             try:
                 found = measure(plan, bundle, server)
             except RuntimeError as error:
                 yield Finding(cells={**bundle.cells, "server": server.name}, broken=(str(error),))
                 continue
-            yield judge(plan, bundle, server, found, ours)
+            yield judge(plan, bundle, server, found, ours.get(bundle))
             # The first is attnserve as it is started by default.
-            ours = ours or found
+            ours.setdefault(bundle, found)
 
 
 def list_servers(plan: Plan, bundle: Bundle) -> list[Server]:
@@ -89,7 +90,7 @@ def measure(plan: Plan, bundle: Bundle, server: Server) -> Measured:
         report = Path(work) / "load.json"
         words = ("bench", "--url", url, "--model", bundle.model, "--closed", str(plan.num_clients), "--quiet")
         words += ("--duration", str(plan.load_seconds), "--warmup", str(plan.warmup_seconds), "--json", str(report))
-        words += ("--lengths", f"{plan.shortest}-{plan.longest}")
+        words += ("--lengths", "{}-{}".format(*plan.range_of(read_manifest(bundle.folder).max_length)))
         done = subprocess.run([sys.executable, "-m", "attnserve", *words], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"the load failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")

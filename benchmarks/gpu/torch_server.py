@@ -24,7 +24,7 @@ from attnserve.packing import pack
 
 TOP = 5
 # What shapes a compiled model meets first: one sequence, which it treats apart, and several.
-WARM_UP = ((8,), (300,), (8, 64, 30), (512,) * 3, tuple(range(8, 500, 16)))
+WARM_UP = ((7,), (300,), (9, 64, 30), (512,) * 3, tuple(range(8, 500, 16)))
 
 
 class Predictor:
@@ -33,7 +33,7 @@ class Predictor:
     def __init__(self, checkpoint: Path, device: str, precision: str, *, is_compiled: bool) -> None:
         self.device = torch.device(device)
         self.model = load_checkpoint(checkpoint).model.eval().to(self.device, getattr(torch, precision))
-        self.forward = torch.compile(self.model, dynamic=True) if is_compiled else self.model
+        self.forward = torch.compile(self.model, dynamic=True, fullgraph=True) if is_compiled else self.model
         self.config = self.model.config
 
     def warm_up(self) -> None:

@@ -95,7 +95,8 @@ def attend(
         ValueError: an option no formula has a meaning for; names it.
     """
     for option, number, least in (("scale", scale, None), ("epsilon", epsilon, 0), ("window", window, 0)):
-        if not math.isfinite(number) or (least is not None and number < least):
+        # Not `math.isfinite`, which torch.compile takes for torch's.
+        if not abs(number) < math.inf or (least is not None and number < least):
             expected = "a finite number" if least is None else f"a finite number >= {least}"
             raise ValueError(f"{option}: expected {expected}, got {number!r}")
     group = heads_per_key(query, key)

@@ -1,5 +1,7 @@
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,23 @@ MIXED = (
     AttentionConfig(variant="elliptical", scope="prefix", scaling="mean"),
     AttentionConfig(),
 )
+
+# By the first half of the compiler: the second one needs a C++ compiler and a minute.
+COMPILE = """
+import torch
+from attnserve.models import AttentionConfig, Transformer, TransformerConfig
+from attnserve.packing import pack
+
+layers = [{"variant": "expressive"}, {"variant": "elliptical", "scope": "prefix", "scaling": "mean"}, {}]
+attention = tuple(AttentionConfig(**layer) for layer in layers)
+model = Transformer(TransformerConfig(vocabulary_size=7, max_length=9, width=8, num_heads=2, attention=attention))
+compiled = torch.compile(model, backend="eager", dynamic=True, fullgraph=True)
+for lengths in ((5,), (3, 9, 4), (8, 2)):
+    packed = pack([torch.arange(length).remainder(7).numpy() for length in lengths])
+    feeds = [torch.from_numpy(array) for array in (packed.inputs, packed.positions, packed.slots)]
+    rows = torch.arange(sum(lengths))
+    torch.testing.assert_close(compiled(*feeds, rows), model(*feeds, rows))
+"""
 
 
 def config(**changes: object) -> TransformerConfig:
@@ -295,3 +314,9 @@ def test_a_model_learns_its_batch(variant: str) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_model_compiles_as_one_graph() -> None:
+    # In a process of its own: here types are checked while functions run, which nothing can compile.
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
