@@ -10,30 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from attnserve.machine import count_cores
 from benchmarks.gpu.bundles import Bundle
 from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.looking import look_at
 from benchmarks.gpu.plan import Plan
-
-NOT_EXPORTED = "no bundle: it was not exported"
-NO_BFLOAT16 = "ONNX Runtime has no bfloat16 on the CPU"
 
 
 def run(plan: Plan) -> Iterator[Finding]:
     # Several at a time: most of it is to start Python, and to load libraries and weights.
     with ThreadPoolExecutor(max(1, count_cores() // 4)) as pool:
-        yield from pool.map(lambda bundle: skip(plan, bundle) or check(plan, bundle), plan.bundles())
+        for findings in pool.map(lambda bundle: list(look_at(plan, bundle, find)), plan.bundles()):
+            yield from findings
 
 
-def check(plan: Plan, bundle: Bundle) -> Finding:
+def find(plan: Plan, bundle: Bundle) -> Iterator[Finding]:
     begin = time.monotonic()
     command = [sys.executable, "-m", "attnserve", "check", str(bundle.folder), "--device", plan.device, "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
-    return judge(bundle, plan.device, done, time.monotonic() - begin)
-
-
-def skip(plan: Plan, bundle: Bundle) -> Finding | None:
-    """Why a bundle is not looked at; None if it is."""
-    if plan.device == "cpu" and bundle.precision == "bfloat16":
-        return Finding(cells=bundle.cells, unjudged=NO_BFLOAT16)
-    return None if bundle.is_there else Finding(cells=bundle.cells, broken=(NOT_EXPORTED,))
+    yield judge(bundle, plan.device, done, time.monotonic() - begin)
 
 
 def judge(bundle: Bundle, device: str, done: "subprocess.CompletedProcess[str]", seconds: float) -> Finding:

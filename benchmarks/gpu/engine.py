@@ -5,11 +5,11 @@ from which the logits are copied back: what anybody who serves with ONNX Runtime
 """
 
 import asyncio
-import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -25,8 +25,8 @@ from attnserve.service.cost import Cost
 from attnserve.service.engine import Answer, Engine, Job, form_feeds
 from attnserve.service.tuning import Tuner
 from benchmarks.gpu.bundles import Bundle
-from benchmarks.gpu.check import skip
 from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.looking import look_at_all
 from benchmarks.gpu.plan import Plan
 
 LEAST_RATIO = 0.9
@@ -46,15 +46,9 @@ class Round:
 
 
 def run(plan: Plan) -> Iterator[Finding]:
-    for bundle in plan.timed_bundles():
-        if (finding := skip(plan, bundle)) is not None:
-            yield finding
-            continue
-        # On the CPU batches are recorded by nobody.
-        for num_graphs in (0, plan.num_graphs) if plan.device == "cuda" else (0,):
-            yield from measure(plan, bundle, num_graphs)
-            # Before another one takes as much of the device's memory.
-            gc.collect()
+    # On the CPU batches are recorded by nobody.
+    for num_graphs in (0, plan.num_graphs) if plan.device == "cuda" else (0,):
+        yield from look_at_all(plan, plan.timed_bundles(), partial(measure, num_graphs=num_graphs))
 
 
 def measure(plan: Plan, bundle: Bundle, num_graphs: int) -> Iterator[Finding]:
@@ -126,7 +120,7 @@ def run_bound(runtime: Runtime, feeds: dict[str, np.ndarray]) -> None:
     for name, array in feeds.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
     binding.bind_output(LOGITS, runtime.device, runtime.gpu)
-    runtime.session.run_with_iobinding(binding)
+    runtime.session.run_with_iobinding(binding, onnxruntime.RunOptions())
     binding.copy_outputs_to_cpu()
 
 

@@ -15,8 +15,8 @@ from attnserve.recordings import MAX_CELLS, MAX_ROWS
 from attnserve.runtime import Interrupt, Runtime
 from attnserve.service.engine import make_sequence
 from benchmarks.gpu.bundles import Bundle
-from benchmarks.gpu.check import skip
 from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.looking import look_at_all
 from benchmarks.gpu.plan import Plan
 
 NO_GRAPHS = "the CPU has no graphs: the recorded tensors were run plainly"
@@ -41,8 +41,11 @@ class Compared:
 
 
 def run(plan: Plan) -> Iterator[Finding]:
-    for bundle in plan.bundles():
-        yield skip(plan, bundle) or judge(bundle, plan.device, compare(plan, bundle))
+    yield from look_at_all(plan, plan.bundles(), find)
+
+
+def find(plan: Plan, bundle: Bundle) -> Iterator[Finding]:
+    yield judge(bundle, plan.device, compare(plan, bundle))
 
 
 def compare(plan: Plan, bundle: Bundle) -> Compared:

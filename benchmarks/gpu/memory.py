@@ -1,8 +1,8 @@
 """Memory over many requests of random lengths: a device's as its driver tells, or this process's own."""
 
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ from attnserve.nvidia import read_driver
 from attnserve.service.bench.engine import make_jobs
 from attnserve.service.engine import Engine
 from benchmarks.gpu.bundles import Bundle
-from benchmarks.gpu.check import skip
 from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.looking import look_at_all
 from benchmarks.gpu.plan import Plan
 
 NUM_PARTS = 10
@@ -38,10 +38,12 @@ class Readings:
 
 
 def run(plan: Plan) -> Iterator[Finding]:
-    for bundle in plan.timed_bundles():
-        for num_graphs in (0, NUM_GRAPHS) if plan.device == "cuda" else (0,):
-            yield skip(plan, bundle) or judge(plan, bundle, num_graphs, watch(plan, bundle, num_graphs))
-            gc.collect()
+    for num_graphs in (0, NUM_GRAPHS) if plan.device == "cuda" else (0,):
+        yield from look_at_all(plan, plan.timed_bundles(), partial(find, num_graphs=num_graphs))
+
+
+def find(plan: Plan, bundle: Bundle, num_graphs: int) -> Iterator[Finding]:
+    yield judge(plan, bundle, num_graphs, watch(plan, bundle, num_graphs))
 
 
 def watch(plan: Plan, bundle: Bundle, num_graphs: int) -> Readings:
@@ -70,7 +72,7 @@ def judge(plan: Plan, bundle: Bundle, num_graphs: int, readings: Readings) -> Fi
         "graphs": str(num_graphs),
         "requests": f"{plan.num_requests:,}",
         "MiB held, by tenths": _in_mib(readings.held),
-        "needed": _in_mib(readings.needed),
+        "while busy": _in_mib(readings.needed),
         "of the process": _in_mib(readings.of_process),
     }
     if plan.device == "cpu":

@@ -18,8 +18,8 @@ from attnserve.packing import pack
 from attnserve.runtime import Runtime
 from attnserve.service.engine import make_sequence
 from benchmarks.gpu.bundles import Bundle
-from benchmarks.gpu.check import skip
 from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.looking import look_at_all
 from benchmarks.gpu.plan import Plan
 
 LENGTHS = (5, 17, 60)
@@ -59,12 +59,12 @@ class NodeRun:
 
 
 def run(plan: Plan) -> Iterator[Finding]:
-    for bundle in plan.bundles():
-        if (finding := skip(plan, bundle)) is not None:
-            yield finding
-            continue
-        gather = find_gather(onnx.load(bundle.folder / MODEL_FILE, load_external_data=False).graph)
-        yield judge(bundle, plan.device, read_profile(profile(bundle, plan.device)), gather)
+    yield from look_at_all(plan, plan.bundles(), find)
+
+
+def find(plan: Plan, bundle: Bundle) -> Iterator[Finding]:
+    gather = find_gather(onnx.load(bundle.folder / MODEL_FILE, load_external_data=False).graph)
+    yield judge(bundle, plan.device, read_profile(profile(bundle, plan.device)), gather)
 
 
 def profile(bundle: Bundle, device: str) -> list[Mapping[str, Any]]:

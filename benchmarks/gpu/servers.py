@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import numpy as np
 
 from attnserve.bundle import read_manifest
 from benchmarks.gpu.bundles import ROOT, Bundle
-from benchmarks.gpu.check import skip
 from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.looking import look_at_all
 from benchmarks.gpu.plan import Plan
 from soak.server import find_port
 
@@ -46,20 +47,22 @@ class Measured:
 
 def run(plan: Plan) -> Iterator[Finding]:
     ours: dict[Bundle, Measured] = {}
-    missing = {bundle: finding for bundle in plan.timed_bundles() if (finding := skip(plan, bundle)) is not None}
-    yield from missing.values()
-    left = {bundle: list_servers(plan, bundle) for bundle in plan.timed_bundles() if bundle not in missing}
-    # Those that take longest to start come last: attnserve of every bundle, then its peers.
-    for servers in zip(*left.values(), strict=True):
-        for bundle, server in zip(left, servers, strict=True):
-            try:
-                found = measure(plan, bundle, server)
-            except RuntimeError as error:
-                yield Finding(cells={**bundle.cells, "server": server.name}, broken=(str(error),))
-                continue
-            yield judge(plan, bundle, server, found, ours.get(bundle))
-            # The first is attnserve as it is started by default.
-            ours.setdefault(bundle, found)
+    # Those that take longest to start come last: attnserve with every bundle, then its peers.
+    for number in range(len(list_servers(plan, plan.timed_bundles()[0]))):
+        yield from look_at_all(plan, plan.timed_bundles(), partial(find, number=number, ours=ours))
+
+
+def find(plan: Plan, bundle: Bundle, number: int, ours: dict[Bundle, Measured]) -> Iterator[Finding]:
+    """One of the servers; the first is attnserve as it is started by default, with which the others are compared."""
+    server = list_servers(plan, bundle)[number]
+    try:
+        found = measure(plan, bundle, server)
+    except (RuntimeError, OSError, ValueError, LookupError) as error:
+        yield Finding(cells={**bundle.cells, "server": server.name}, broken=(str(error),))
+        return
+    yield judge(plan, bundle, server, found, ours.get(bundle))
+    if not number:
+        ours[bundle] = found
 
 
 def list_servers(plan: Plan, bundle: Bundle) -> list[Server]:

@@ -1,6 +1,5 @@
 """What `attnserve check` says, and what of it is a failure."""
 
-import dataclasses
 import json
 import subprocess
 
@@ -44,14 +43,6 @@ def test_within_the_certificate(bundle):
 def test_failures(bundle, completed, words):
     (law,) = check.judge(bundle, "cuda", completed, 2.0).broken
     assert law.startswith(words)
-
-
-def test_bundles_that_are_not_looked_at(bundle, plan):
-    assert check.skip(plan, bundle) is None
-    narrow = dataclasses.replace(bundle, precision="bfloat16")
-    assert check.skip(plan, narrow).unjudged == check.NO_BFLOAT16
-    # On a GPU it is missing, and what is missing is not proven.
-    assert check.skip(dataclasses.replace(plan, device="cuda"), narrow).broken == (check.NOT_EXPORTED,)
 
 
 def test_the_command_itself(bundle, plan):

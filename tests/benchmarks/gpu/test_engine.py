@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.gpu import engine
+from tests.fake_cuda import FakeCuda
 
 
 def rounds(*pairs):
@@ -42,3 +43,11 @@ def test_both_ways_are_run(plan, bundle):
     assert (at_once.cells["asked"], in_turn.cells["asked"]) == ("all at once", "2 clients, each in turn")
     # Two clients never have more than two sequences in a batch.
     assert int(in_turn.cells["batches"]) >= 3
+
+
+def test_a_gpu_is_measured_with_graphs_and_without(on_gpu, bundle, monkeypatch):
+    FakeCuda().install(monkeypatch.setattr)
+    findings = list(engine.run(on_gpu))
+    assert [finding.cells["graphs"] for finding in findings] == ["0", "0", "64", "64"]
+    # How fast a fake is, nobody cares.
+    assert not [law for finding in findings for law in finding.broken if "of bare ONNX Runtime" not in law]

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.gpu import memory
+from tests.fake_cuda import FakeCuda
 
 MIB = 2**20
 
@@ -63,3 +64,12 @@ def test_a_driver_that_is_not_there(monkeypatch):
     monkeypatch.setattr(memory, "read_driver", lambda: None)
     with pytest.raises(RuntimeError, match="no driver tells"):
         memory.device_bytes()
+
+
+def test_a_gpu_is_watched_with_graphs_and_without(plan, bundle, monkeypatch):
+    FakeCuda().install(monkeypatch.setattr)
+    monkeypatch.setattr(memory, "device_bytes", lambda: 500 * MIB)
+    findings = list(memory.run(dataclasses.replace(plan, device="cuda")))
+    assert [finding.verdict for finding in findings] == ["passed", "passed"]
+    assert [finding.cells["graphs"] for finding in findings] == ["0", str(memory.NUM_GRAPHS)]
+    assert findings[0].cells["while busy"] == " ".join(["500"] * memory.NUM_PARTS)

@@ -1,11 +1,14 @@
 """A profile in which something of attention is not the GPU's must fail."""
 
+import dataclasses
+
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from attnserve.bundle import MODEL_FILE
-from benchmarks.gpu.placement import NodeRun, find_gather, judge, profile, read_profile
+from benchmarks.gpu.placement import NodeRun, find_gather, judge, profile, read_profile, run
+from tests.fake_cuda import FakeCuda
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 FLOATS, SHAPE = ("float", 3), ("int64", 1)
@@ -98,3 +101,10 @@ def test_the_gather_is_found_by_what_it_reads():
     with pytest.raises(ValueError, match="rows: expected a node that gathers by it"):
         find_gather(make_graph(other, unsqueeze))
     assert find_gather(helper.make_graph([other], "g", [], [])) is None
+
+
+def test_a_gpu_whose_work_the_cpu_does(plan, bundle, monkeypatch):
+    # It answers to the name of CUDA; its profile does not.
+    FakeCuda().install(monkeypatch.setattr)
+    (finding,) = run(dataclasses.replace(plan, device="cuda"))
+    assert "nodes of attention ran elsewhere" in finding.broken[0]
