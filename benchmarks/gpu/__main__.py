@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None, plan_of: Callable[[str, str], P
         print(f"device: expected a usable {plan.device} device, got none: {reason}", file=sys.stderr)
         return 2
     if not options.skip_exports:
-        failed = prepare([*plan.bundles(), *plan.timed_bundles()])
+        failed = prepare([bundle for name in options.only for bundle in PARTS[name].bundles(plan)])
         for bundle in failed:
             print(f"{bundle.model} in {bundle.precision} could not be exported", file=sys.stderr)
         if options.prepare:

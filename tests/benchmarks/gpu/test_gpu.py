@@ -49,6 +49,14 @@ def test_a_machine_without_a_gpu(monkeypatch, capsys, tmp_path):
     assert said.out == ""
 
 
+def test_what_is_looked_at_is_exported_first(monkeypatch, plan):
+    wanted = []
+    monkeypatch.setattr(command, "prepare", lambda bundles: wanted.append(list(bundles)) or list(bundles))
+    for only, number in (("kernels", 0), ("check", 1), ("servers", 1)):
+        code = command.main(["--prepare", "--only", only], lambda *_: plan)
+        assert (len(wanted[-1]), code) == (number, 1 if number else 0)
+
+
 @pytest.mark.slow
 def test_all_of_it(plan, bundles, checkpoint, tmp_path, capfd):
     folder = tmp_path / "bundles"
