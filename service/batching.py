@@ -18,6 +18,7 @@ from attnserve.service.engine import Answer, Job
 from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import InternalError, Problem, Unavailable
 from attnserve.service.queue import Queue, Ticket, Waiting
+from attnserve.service.soundness import Soundness
 from attnserve.service.stages import Stages
 
 log = logging.getLogger(__name__)
@@ -71,8 +72,7 @@ class Batcher:
         self._max_batch_seconds = max_batch_ms / 1000
         self._max_wait_ms = max_wait_ms
         self._observer = observer
-        self._is_sound = is_sound
-        self._on_lost = on_lost
+        self._soundness = Soundness(is_sound, on_lost)
         self._on_idle = on_idle
         self._idle_seconds = idle_seconds
         self._has_worked = False
@@ -89,9 +89,7 @@ class Batcher:
         self._changed = threading.Condition()
         # Choosing who runs next takes a look at the whole queue, one worker after the other.
         self._choosing = threading.Lock()
-        self._judging = threading.Lock()
         self._closed = False
-        self._lost = False
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(num_workers)
         ]
@@ -286,13 +284,15 @@ class Batcher:
             return
         (culprit,) = batch
         log.error("a sequence of %d steps failed", len(culprit.job.sequence), exc_info=error)
-        # One worker asks, and the others wait for what it finds.
-        with self._judging:
-            if not self._lost and not self._is_sound():
-                self._lost = True
-                log.critical("the device does not answer golden rightly any more")
-                self._on_lost()
-        if self._lost:
-            self._fail_all(Unavailable("the device is lost, and the service about to end"), batch)
-            return
-        culprit.ticket.fail(InternalError("the model failed on this input; the service's log has details"))
+        culprit.ticket.fail(self.judge())
+
+    def judge(self) -> Problem:
+        """Ask whether the device is sound, after it has failed: what to tell those for whom it did.
+
+        If it is not, nobody else is kept waiting, and no work is taken any more.
+        """
+        if self._soundness.ask():
+            return InternalError("the model failed on this input; the service's log has details")
+        problem = Unavailable("the device is lost, and the service about to end")
+        self._fail_all(problem)
+        return problem
