@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Layer
-from attnserve.rows import cut_rows, keys_by_head, queries_by_head, rows_per_block, visible_keys
+from attnserve.resident import Captured, Resident
+from attnserve.rows import cut_rows, keys_by_head, part_of, queries_by_head, rows_per_block, visible_keys
 
 PACKAGE = Path(__file__).resolve().parent
 STATISTICS_OP = "AttentionStatistics"
@@ -64,8 +65,8 @@ class Describing:
     def describe(
         self,
         layer: Layer,
-        query: NDArray[Any],
-        key: NDArray[Any],
+        query: Captured,
+        key: Captured,
         *,
         steps: NDArray[np.int64],
         heads: Sequence[int],
@@ -76,7 +77,7 @@ class Describing:
 
         Args:
             layer: how the layer attends.
-            query: [Q, heads of the layer, E], captured rows at `steps`.
+            query: [Q, heads of the layer, E], captured rows at `steps`; residents where the sessions are.
             key: [N, key heads, E], the captured rows of the whole sequence.
             steps: [Q] steps of the query rows within the sequence.
             heads: query heads wanted, in the order wanted.
@@ -88,13 +89,12 @@ class Describing:
 
         def run(block: RowBlock) -> list[NDArray[np.float32]]:
             check()
-            feeds = {
-                "query": np.ascontiguousarray(queries[:, block.rows]),
-                "key": np.ascontiguousarray(keys[:, block.keys]),
-            }
+            feeds = {"query": part_of(queries, block.rows), "key": part_of(keys, block.keys)}
             return session.run([*ROW_SUMS, RECEIVED], feeds | block.feeds)  # type: ignore[no-any-return]
 
-        at_once = max(1, len(steps)) if self.has_kernels else rows_per_block(max(1, len(heads)) * len(key))
+        at_once = max(1, len(steps))
+        if not self.has_kernels:
+            at_once = rows_per_block(max(1, len(heads)) * len(key), is_resident=isinstance(key, Resident))
         return describe_blocks(
             run, layer, steps=steps, num_keys=len(key), num_heads=len(heads), ids=ids, at_once=at_once
         )

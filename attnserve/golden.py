@@ -7,7 +7,7 @@ there are native kernels, those at once.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError
+from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError, Layer
 from attnserve.certificate import Certificate
 from attnserve.packing import pack
 from attnserve.report import BatchResult, Report
+from attnserve.resident import Captured
 from attnserve.runtime import Runtime
+from attnserve.weighing import Weighing
 
 # One unit in the last place of 1.
 LAST_PLACES = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -135,6 +137,7 @@ def replay(
     *,
     certificate: Certificate | None = None,
     rehearses: bool = False,
+    stays: bool = False,
 ) -> Report:
     """Run every batch of `golden` and measure the largest differences.
 
@@ -145,6 +148,7 @@ def replay(
         certificate: judges the differences; None is the bundle's.
         rehearses: whether other inputs of its sizes are run before each batch. In a second replay with CUDA graphs
             on, that records one, and golden has to be answered by what was recorded of something else.
+        stays: whether captures stay on the device, and are weighed there (`Runtime.settle`).
 
     Raises:
         BundleError: golden is of a model that reads something else.
@@ -157,7 +161,7 @@ def replay(
     for number, members in enumerate(golden.batches):
         if rehearses:
             _rehearse(runtime, golden, members)
-        results.append(_replay_batch(runtime, golden, members))
+        results.append(_replay_batch(runtime, golden, members, stays=stays))
         progress(number)
     manifest = runtime.manifest
     return Report(
@@ -184,7 +188,7 @@ def _rehearse(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) -> N
     runtime.run(packed, np.zeros_like(rows), [LOGITS])
 
 
-def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) -> BatchResult:
+def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64], *, stays: bool) -> BatchResult:
     manifest = runtime.manifest
     sequences = golden.sequences
     packed = pack([sequences[member] for member in members])
@@ -192,7 +196,11 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
     map_rows, expected_maps = _rows_in_batch(golden, members, golden.map_rows)
     names = [layer.captures[kind] for layer in manifest.layers for kind in ("query", "key")]
     everything = np.arange(len(packed.inputs))
-    outputs = runtime.run(packed, rows, [LOGITS, *names], capture=everything)
+    held = runtime.hold(names, len(everything)) if stays else {}
+    assert not stays or held, "nothing stays where this should be proven"
+    outputs = runtime.run(packed, rows, [LOGITS, *({} if stays else names)], capture=everything, held=held)
+    captures: dict[str, Captured] = {**outputs, **held}
+    weighing = runtime.residence.weighing if stays and runtime.residence is not None else runtime.weighing
     # What an ordinary prediction is: nothing captured.
     plain = runtime.run(packed, rows, [LOGITS])
     maps = 0.0
@@ -201,10 +209,10 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
         steps = map_rows[chosen] - start
         if not len(steps):
             continue
-        queries = [outputs[layer.captures["query"]][start + steps] for layer in manifest.layers]
-        keys = [outputs[layer.captures["key"]][start : start + length] for layer in manifest.layers]
+        queries = [captures[layer.captures["query"]][start + steps] for layer in manifest.layers]
+        keys = [captures[layer.captures["key"]][start : start + length] for layer in manifest.layers]
         expected_weights = golden.maps[expected_maps[chosen]][..., :length]
-        maps = max(maps, _compare_weights(runtime, queries, keys, steps, expected_weights))
+        maps = max(maps, _compare_weights(weighing, manifest.layers, queries, keys, steps, expected_weights))
     expected = golden.logits[expected_logits]
     answers = (plain[LOGITS], outputs[LOGITS])
     largest = float(np.abs(golden.logits).max())
@@ -218,16 +226,16 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) 
 
 
 def _compare_weights(
-    runtime: Runtime,
-    queries: list[NDArray[Any]],
-    keys: list[NDArray[Any]],
+    weighing: Weighing,
+    layers: Sequence[Layer],
+    queries: Sequence[Captured],
+    keys: Sequence[Captured],
     steps: NDArray[np.int64],
     expected: NDArray[np.float64],
 ) -> float:
     """Largest difference of weights [Q, layers, heads, N] that are recomputed from the captures of each layer."""
-    weighing = runtime.weighing
     weights, own, means = [], [], []
-    for layer, query, key in zip(runtime.manifest.layers, queries, keys, strict=True):
+    for layer, query, key in zip(layers, queries, keys, strict=True):
         heads = range(layer.num_heads)
         weights.append(weighing.weigh_all(layer, query, key, steps=steps, heads=heads).transpose(1, 0, 2))
         if weighing.describing is not None:

@@ -1,14 +1,17 @@
 """`Runtime`: a bundle opened in ONNX Runtime. Golden replay, `attnserve check` and the service's engine use it."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnserve.bound import BoundSession
 from attnserve.buckets import find_bucket, pad
 from attnserve.bundle import (
     CAPTURE,
@@ -22,56 +25,24 @@ from attnserve.bundle import (
     TOKENS,
     BundleError,
     Manifest,
-    normaliser_file,
     read_manifest,
-    rows_file,
     verify_files,
-    weights_file,
 )
 from attnserve.cuda import DEFAULTS, CudaOptions
 from attnserve.describing import STATISTICS_OP, Describing, statistics_file
 from attnserve.interface import Interface
+from attnserve.interrupt import Interrupt
 from attnserve.packing import Empty, Packed
 from attnserve.pinned import find_empty
 from attnserve.recordings import GRAPH_ID, NO_GRAPH, Recordings
+from attnserve.residence import Residence
+from attnserve.resident import Resident
 from attnserve.sessions import list_ops, open_model, open_session
 from attnserve.traffic import CUDA
-from attnserve.weighing import Weighing
+from attnserve.weighing import open_weighing
 
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
-
-
-class Interrupted(Exception):
-    """A run was ended before its end."""
-
-
-class Interrupt:
-    """Ends a run that is under way in another thread: it goes on to the end of a node of the graph, and no further."""
-
-    def __init__(self) -> None:
-        import onnxruntime
-
-        self.options = onnxruntime.RunOptions()
-        """Of the run."""
-        # Its end is no error.
-        self.options.log_severity_level = 4
-        # A graph could be recorded of half a run; without graphs it means nothing.
-        self.options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
-        self.is_set = False
-
-    def set(self) -> None:
-        """End it, if it runs."""
-        self.is_set = True
-        self.options.terminate = True
-
-    def check(self) -> None:
-        """Raise what an interrupted run raises, in between.
-
-        Raises:
-            Interrupted: it has been set.
-        """
-        if self.is_set:
-            raise Interrupted
+NO_RESIDENTS: Mapping[str, Resident] = {}
 
 
 class Runtime:
@@ -128,16 +99,16 @@ class Runtime:
         )
         if {entry.name for entry in self.session.get_outputs()} != {entry.name for entry in self.manifest.outputs}:
             raise BundleError(f"{self.folder / MODEL_FILE}: its outputs are not those the manifest names")
-        files = (file(one) for one in self.manifest.weightings for file in (weights_file, normaliser_file, rows_file))
-        self.weighing = Weighing(
-            {
-                file: open_session(self.folder / file, "cpu", num_threads)
-                for file in files
-                if file in self.manifest.files
-            },
+        self.weighing = open_weighing(
+            self.folder,
+            self.manifest,
+            lambda path: open_session(path, "cpu", num_threads),
             None if self.op_library is None else _open_describing(self.manifest, num_threads, self.op_library),
         )
         """Recomputes weights from captures."""
+        self._open_there = functools.partial(open_session, num_threads=num_threads, cuda=replace(cuda, num_graphs=0))
+        self.residence: Residence | None = None
+        """Where captures may stay on the device, and its weights graphs; None where they come to the host."""
 
     @property
     def graphs(self) -> str:
@@ -145,6 +116,28 @@ class Runtime:
         if not self._wants_graphs:
             return "off"
         return "on" if self.recordings is not None and self.recordings.is_on else "failed"
+
+    def settle(self) -> None:
+        """Let captures stay on the device from now on, and open what reads them there.
+
+        Raises:
+            BundleError: the device cannot have it.
+        """
+        assert self.binds, "what stays is bound"
+
+        def open_graph(path: Path) -> BoundSession:
+            return BoundSession(self._open_there(path, self.device), device=self.device, gpu=self.gpu)
+
+        with CUDA.load():
+            self.residence = Residence(
+                self.folder, self.manifest, device=self.device, gpu=self.gpu, open_graph=open_graph
+            )
+
+    def hold(self, names: Collection[str], num_rows: int) -> dict[str, Resident]:
+        """Room on the device for captures [num_rows, ...] of a run, by name; none where they come to the host."""
+        if self.residence is None:
+            return {}
+        return self.residence.hold([one for one in self.manifest.outputs if one.name in names], num_rows)
 
     def feeds(
         self,
@@ -164,6 +157,7 @@ class Runtime:
         capture: NDArray[np.int64] = NO_ROWS,
         head_scale: NDArray[np.float32] | None = None,
         *,
+        held: Mapping[str, Resident] = NO_RESIDENTS,
         shrink: bool = False,
         interrupt: Interrupt | None = None,
     ) -> dict[str, NDArray[Any]]:
@@ -175,6 +169,7 @@ class Runtime:
             outputs: names of the outputs to return.
             capture: [C] packed rows the captures among `outputs` are gathered from.
             head_scale: [layers, heads] factor on every head's output; None is all ones.
+            held: further outputs, by name, which are written where `hold` made room for them.
             shrink: whether memory that earlier runs needed, and this one does not, is given back to the system.
             interrupt: ends the run early; not together with `shrink`.
 
@@ -197,7 +192,7 @@ class Runtime:
                     return dict(zip(names, values, strict=True))
                 found = self._make_outputs(names, packed, len(rows), len(capture))
                 with CUDA.run():
-                    self._run_bound(found, feeds, options)
+                    self._run_bound(found, held, feeds, options)
                 return found
             except Exception:
                 # ONNX Runtime has no type of its own for it.
@@ -234,7 +229,13 @@ class Runtime:
             for name in names
         }
 
-    def _run_bound(self, outputs: dict[str, NDArray[Any]], feeds: dict[str, NDArray[Any]], options: Any) -> None:
+    def _run_bound(
+        self,
+        outputs: Mapping[str, NDArray[Any]],
+        held: Mapping[str, Resident],
+        feeds: Mapping[str, NDArray[Any]],
+        options: Any,
+    ) -> None:
         """Run with inputs and outputs bound: outputs stay on the device until all are there."""
         import onnxruntime
 
@@ -245,6 +246,8 @@ class Runtime:
             binding.bind_ortvalue_input(name, make(np.ascontiguousarray(array)))
         for name, array in outputs.items():
             binding.bind_ortvalue_output(name, make(array))
+        for name, resident in held.items():
+            binding.bind_ortvalue_output(name, resident.held.value)
         self.session.run_with_iobinding(binding, options)
 
 

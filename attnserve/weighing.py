@@ -1,19 +1,21 @@
 """`Weighing`: weights recomputed from captured queries and keys, by the weights graphs of a bundle.
 
 Rows go through the graphs in blocks that fit the cache, each with only the keys that one of its rows may see: of a
-causal sequence that is half of them.
+causal sequence that is half of them. On a device, where captures may stay (`attnserve/resident.py`), blocks are larger.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import Layer, normaliser_file, rows_file, weights_file
+from attnserve.bundle import Layer, Manifest, normaliser_file, rows_file, weights_file
 from attnserve.describing import Describing
-from attnserve.rows import cut_rows, keys_by_head, queries_by_head, rows_per_block, visible_keys
+from attnserve.resident import Captured, Resident
+from attnserve.rows import cut_rows, keys_by_head, part_of, queries_by_head, rows_per_block, visible_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,8 @@ class Weighing:
     """The weights graphs of one bundle.
 
     Args:
-        sessions: of the graphs, by path in the bundle. Where `rows_file` of a weighting is missing, as in older
-            bundles, its other two graphs do the same in more than twice the time.
+        sessions: of the graphs, by path in the bundle, all on the CPU or all on one device. Where `rows_file` of a
+            weighting is missing, as in older bundles, its other two graphs do the same in more than twice the time.
         describing: adds rows up without writing them down; None where rows are added up as well in numpy.
         check: called before every block of rows; may raise.
     """
@@ -64,8 +66,8 @@ class Weighing:
     def weigh(
         self,
         layer: Layer,
-        query: NDArray[Any],
-        key: NDArray[Any],
+        query: Captured,
+        key: Captured,
         *,
         steps: NDArray[np.int64],
         heads: Sequence[int],
@@ -75,7 +77,7 @@ class Weighing:
 
         Args:
             layer: how the layer attends.
-            query: [Q, heads of the layer, E], captured rows at `steps`.
+            query: [Q, heads of the layer, E], captured rows at `steps`; residents where these sessions are.
             key: [N, key heads, E], the captured rows of the whole sequence.
             steps: [Q] steps of the query rows within the sequence.
             heads: query heads wanted, in the order wanted.
@@ -86,12 +88,13 @@ class Weighing:
             return
         first, last = visible_keys(layer, steps, len(key))
         queries, keys = queries_by_head(query, heads), keys_by_head(layer, key, heads)
-        for rows, columns in cut_rows(first, last, rows_per_block(len(heads) * len(key))):
+        block = rows_per_block(len(heads) * len(key), is_resident=isinstance(key, Resident))
+        for rows, columns in cut_rows(first, last, block):
             self.check()
             feeds = _feeds(
                 layer,
-                np.ascontiguousarray(queries[:, rows]),
-                np.ascontiguousarray(keys[:, columns]),
+                part_of(queries, rows),
+                part_of(keys, columns),
                 first[rows] - columns.start,
                 last[rows] - columns.start,
             )
@@ -109,8 +112,8 @@ class Weighing:
     def weigh_all(
         self,
         layer: Layer,
-        query: NDArray[Any],
-        key: NDArray[Any],
+        query: Captured,
+        key: Captured,
         *,
         steps: NDArray[np.int64],
         heads: Sequence[int],
@@ -169,7 +172,7 @@ class Weighing:
         return weights  # type: ignore[no-any-return]
 
     def _run(
-        self, layer: Layer, feeds: dict[str, NDArray[Any]], with_scores: bool
+        self, layer: Layer, feeds: dict[str, Any], with_scores: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Weights, and scores if wanted, of one block."""
         feeds = {**feeds, "epsilon": np.array(layer.epsilon, np.float32)}
@@ -186,13 +189,22 @@ class Weighing:
         return weights, scores[0] if scores else None
 
 
-def _feeds(
-    layer: Layer,
-    query: NDArray[np.float32],
-    key: NDArray[np.float32],
-    first: NDArray[np.int64],
-    last: NDArray[np.int64],
-) -> dict[str, NDArray[Any]]:
+def open_weighing(
+    folder: Path, manifest: Manifest, open_graph: Callable[[Path], Any], describing: Describing | None
+) -> Weighing:
+    """The weights graphs of a bundle.
+
+    Args:
+        folder: the bundle.
+        manifest: of it.
+        open_graph: opens a graph, each time on the same device.
+        describing: as in `Weighing`.
+    """
+    files = (file(one) for one in manifest.weightings for file in (weights_file, normaliser_file, rows_file))
+    return Weighing({file: open_graph(folder / file) for file in files if file in manifest.files}, describing)
+
+
+def _feeds(layer: Layer, query: Any, key: Any, first: NDArray[np.int64], last: NDArray[np.int64]) -> dict[str, Any]:
     return {
         "query": query,
         "key": key,

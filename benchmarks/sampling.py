@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from attnserve.runtime import Interrupt, Interrupted
+from attnserve.interrupt import Interrupt, Interrupted
 from attnserve.service.engine import Engine, Job
 from attnserve.service.sampling import measure
 from attnserve.service.sequences import Reader

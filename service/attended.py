@@ -1,7 +1,7 @@
 """`Attended`: what one sequence of a request attended to, recomputed from its captures as a question wants it."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from attnserve.bundle import Layer
 from attnserve.describing import RowStatistics
+from attnserve.resident import Captured, fetch
 from attnserve.service.extents import About
 from attnserve.service.question import Question
 from attnserve.weighing import Weighing, WeightRows
@@ -28,8 +29,8 @@ class Attended:
     index: int
     """Of the sequence in the request."""
     length: int
-    captures: dict[str, NDArray[Any]]
-    """By output name, [N, ...] each."""
+    captures: Mapping[str, Captured]
+    """By output name, [N, ...] each; where the sessions of `weighing` are."""
     ids: NDArray[np.int64] | None = None
     """[N]; None of features."""
 
@@ -55,8 +56,8 @@ class Attended:
         )
 
     def capture(self, layer: int, kind: str) -> NDArray[Any]:
-        """[N, ...] of one of `CAPTURES`."""
-        return self.captures[self.layers[layer].captures[kind]]
+        """[N, ...] of one of `CAPTURES`, on the host."""
+        return fetch(self._find(layer, kind))
 
     def weigh(
         self, layer: int, heads: Sequence[int], steps: NDArray[np.int64] | None = None, *, with_scores: bool = False
@@ -88,9 +89,12 @@ class Attended:
             self.layers[layer], query, key, steps=steps, heads=heads, ids=self.ids, check=self.weighing.check
         )
 
-    def _capture_rows(self, layer: int, steps: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _find(self, layer: int, kind: str) -> Captured:
+        return self.captures[self.layers[layer].captures[kind]]
+
+    def _capture_rows(self, layer: int, steps: NDArray[np.int64]) -> tuple[Captured, Captured]:
         """Queries of `steps`, and all keys."""
-        query, key = self.capture(layer, "query"), self.capture(layer, "key")
+        query, key = self._find(layer, "query"), self._find(layer, "key")
         # Most ask for every row, which need not be picked.
         return query if np.array_equal(steps, np.arange(self.length)) else query[steps], key
 

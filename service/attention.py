@@ -111,6 +111,11 @@ def count_weights(question: Question, lengths: Sequence[int]) -> int:
     return sides * Heads(question).num_pairs * sum(num * length for num, length in zip(rows, lengths, strict=True))
 
 
+def count_own_weights(question: Question, lengths: Sequence[int]) -> int:
+    """The same of one side of a comparison, without their divergence."""
+    return count_weights(dataclasses.replace(question, compare=None), lengths)
+
+
 def count_joined(question: Question, lengths: Sequence[int]) -> int:
     """Numbers of the longest sequence's maps that must be whole before they can be cut down."""
     heads = Heads(question)
@@ -151,7 +156,7 @@ def compute_arrays(
     NaN stands for "no row qualifies", and for scores that there are not; both are null in JSON.
 
     Args:
-        weighing: of the bundle that answered.
+        weighing: of the bundle that answered, for captures on the host.
         layers: of its model.
         request: with a question about attention.
         answers: with the captures that `captures_for` names.
@@ -183,7 +188,7 @@ def make_attended(
     assert request.attention is not None
     values = request.inputs[index].values
     return Attended(
-        weighing=weighing,
+        weighing=weighing if answer.weighing is None else answer.weighing,
         layers=layers,
         question=request.attention,
         index=index,

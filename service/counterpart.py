@@ -72,12 +72,13 @@ def compare_arrays(
     assert request.attention is not None
     compared = []
     for index, (mine, yours) in enumerate(zip(own, theirs, strict=True)):
+        pair = [answers[index], passes.plain[index]]
+        # Block by block, so both in the blocks of devices, or both in those of the host.
+        if any(answer.weighing is None for answer in pair):
+            pair = [answer.to_host() for answer in pair]
         both = (
-            make_attended(side.engine.runtime.weighing, side.manifest.layers, asked, index, answered[index])
-            for side, asked, answered in (
-                (model, request, answers),
-                (other, counterpart.request, passes.plain),
-            )
+            make_attended(side.engine.runtime.weighing, side.manifest.layers, asked, index, answer)
+            for side, asked, answer in zip((model, other), (request, counterpart.request), pair, strict=True)
         )
         divergence = diverge_rollouts(*both) if request.attention.quantity == "rollout" else diverge_heads(*both)
         compared.append(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from attnserve.bound import DeviceFailure
 from attnserve.bundle import BundleError
 from attnserve.certificate import Certificate
 from attnserve.cuda import CudaOptions
@@ -36,6 +37,9 @@ class Gpus:
     """`on`: frequent batches are CUDA graphs; `off`: they are not to be; `failed`: golden fails by them."""
     tf32: str
     """`on`: float32 products are rounded to TF32; `off`: they are not to be; `failed`: golden does not bear it."""
+    weights_from: int | None = None
+    """Attention weights of an answer from which they are computed on the GPU, out of captures that stay there; None:
+    never."""
 
 
 # By identity, and without a repr: it holds sessions.
@@ -51,7 +55,8 @@ class Proven:
 
     def is_sound(self) -> bool:
         """Whether golden is still answered rightly."""
-        return replay(self.runtime, self.golden, certificate=self.report.certificate).passed
+        stays = self.runtime.residence is not None
+        return replay(self.runtime, self.golden, certificate=self.report.certificate, stays=stays).passed
 
 
 class Devices:
@@ -76,6 +81,8 @@ class Devices:
         self.proven = tuple(proven)
         self._lock = threading.Lock()
         self._num_running = [0] * len(proven)
+        self.weights_from: int | None = None
+        """As of `Gpus`; `settle` says so."""
 
     @property
     def runtimes(self) -> tuple[Runtime, ...]:
@@ -96,7 +103,20 @@ class Devices:
             devices=tuple(runtime.gpu for runtime in self.runtimes),
             graphs=min((runtime.graphs for runtime in self.runtimes), key=STATES.index),
             tf32=min((one.tf32 for one in self.proven), key=STATES.index),
+            weights_from=self.weights_from,
         )
+
+    @property
+    def can_weigh(self) -> bool:
+        """Whether captures may stay on all of them, and are weighed rightly there."""
+        return all(runtime.residence is not None for runtime in self.runtimes)
+
+    def settle(self, weights_from: int | None) -> None:
+        """Weights are computed on the devices from so many on; without them, what they need there is let go."""
+        self.weights_from = weights_from
+        if weights_from is None:
+            for runtime in self.runtimes:
+                runtime.residence = None
 
     @contextlib.contextmanager
     def take(self) -> Iterator[Runtime]:
@@ -151,7 +171,22 @@ def prove(open_runtime: Open, device: str, cuda: CudaOptions) -> Proven:
         report = _prove_graphs(runtime, golden, certificate)
     if not report.passed:
         raise BundleError(f"{runtime.folder}: golden replay failed: {report.table()}")
+    if runtime.device != "cpu":
+        _prove_residence(runtime, golden, certificate)
     return Proven(runtime=runtime, golden=golden, report=report, tf32=tf32)
+
+
+def _prove_residence(runtime: Runtime, golden: Golden, certificate: Certificate) -> None:
+    """Let captures stay on the device, if golden's weights are right that are computed of them there."""
+    try:
+        runtime.settle()
+        report = replay(runtime, golden, certificate=certificate, stays=True)
+        reason = None if report.passed else report.table()
+    except (BundleError, DeviceFailure) as error:
+        reason = str(error.__cause__ or error)
+    if reason is not None:
+        runtime.residence = None
+        log.warning("%s: attention weights are computed on the CPU, they fail on the GPU: %s", runtime.folder, reason)
 
 
 def _prove_graphs(runtime: Runtime, golden: Golden, certificate: Certificate) -> Report:

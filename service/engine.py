@@ -4,8 +4,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from attnserve.bundle import LOGITS
 from attnserve.cuda import DEFAULTS, CudaOptions
 from attnserve.interface import Interface
+from attnserve.interrupt import Interrupt
 from attnserve.machine import trim_malloc
 from attnserve.packing import Empty, Packed, pack
 from attnserve.report import Report
-from attnserve.runtime import NO_ROWS, Interrupt, Runtime
+from attnserve.resident import Captured, Resident, fetch
+from attnserve.runtime import NO_RESIDENTS, NO_ROWS, Runtime
 from attnserve.service.devices import Devices, Gpus
 from attnserve.service.observer import NOBODY, BatchRun, Observer
+from attnserve.weighing import Weighing
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class Job:
     """Names of the outputs to capture over all steps."""
     head_scale: NDArray[np.float32] | None = None
     """[layers, heads] factor on every head's output; None is 1."""
+    stays: bool = False
+    """Whether its captures may stay on the device, to be weighed there."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -49,8 +54,21 @@ class Answer:
 
     logits: NDArray[np.float32]
     """[P, W]"""
-    captures: dict[str, NDArray[Any]]
+    captures: Mapping[str, Captured]
     """By output name, [n, ...] each."""
+    weighing: Weighing | None = None
+    """Of the device where the captures are; None where they are on the host."""
+
+    def to_host(self) -> "Answer":
+        """The same with captures on the host.
+
+        Raises:
+            DeviceFailure: the device does not hand them out.
+        """
+        if self.weighing is None:
+            return self
+        captures = {name: fetch(captured) for name, captured in self.captures.items()}
+        return replace(self, captures=captures, weighing=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +190,16 @@ class Engine:
             shrink = begin - self._shrunk[runtime] > SHRINK_SECONDS
             if shrink:
                 self._shrunk[runtime] = begin
+            staying = frozenset[str]().union(*(job.captures for job in jobs if job.stays))
+            residents = runtime.hold(staying, len(feeds.capture)) if staying else NO_RESIDENTS
             outputs = runtime.run(
-                feeds.packed, feeds.rows, feeds.outputs, feeds.capture, jobs[0].head_scale, shrink=shrink
+                feeds.packed,
+                feeds.rows,
+                [name for name in feeds.outputs if name not in residents],
+                feeds.capture,
+                jobs[0].head_scale,
+                held=residents,
+                shrink=shrink,
             )
         computed = time.perf_counter()
         if shrink:
@@ -186,7 +212,8 @@ class Engine:
                 compute_seconds=computed - packed,
             )
         )
-        return split_outputs(jobs, outputs)
+        weighing = None if runtime.residence is None else runtime.residence.weighing
+        return split_outputs(jobs, outputs, residents, weighing)
 
     def run_aside(self, jobs: Sequence[Job], interrupt: Interrupt) -> list[Answer]:
         """Answer jobs without `head_scale` in any thread, beside the batches; nobody is told.
@@ -246,14 +273,28 @@ def form_feeds(jobs: Sequence[Job], empty: Empty = np.empty) -> Feeds:
     )
 
 
-def split_outputs(jobs: Sequence[Job], outputs: dict[str, NDArray[Any]]) -> list[Answer]:
-    """Undo `form_feeds`: give every job its own rows."""
+def split_outputs(
+    jobs: Sequence[Job],
+    outputs: Mapping[str, NDArray[Any]],
+    residents: Mapping[str, Resident] = NO_RESIDENTS,
+    weighing: Weighing | None = None,
+) -> list[Answer]:
+    """Undo `form_feeds`: give every job its own rows.
+
+    Args:
+        jobs: that were run.
+        outputs: on the host.
+        residents: further outputs, which stay on the device for the jobs that want them there.
+        weighing: of that device.
+    """
+    whole: dict[str, Captured] = {**outputs, **residents}
     answers = []
     row = captured = 0
     for job in jobs:
         logits = outputs[LOGITS][row : row + len(job.positions)]
         row += len(job.positions)
-        captures = {name: outputs[name][captured : captured + len(job.sequence)] for name in job.captures}
+        captures = {name: whole[name][captured : captured + len(job.sequence)] for name in job.captures}
         captured += len(job.sequence) if job.captures else 0
-        answers.append(Answer(logits=logits, captures=captures))
+        answer = Answer(logits=logits, captures=captures, weighing=weighing if residents else None)
+        answers.append(answer if job.stays else answer.to_host())
     return answers

@@ -39,10 +39,12 @@ def list_ablations(request: PredictRequest) -> list[tuple[Head, ...]]:
     return ablations
 
 
-def make_jobs(request: PredictRequest, manifest: Manifest, captures: frozenset[str]) -> list[Job]:
-    """One job per sequence, then one per sequence of every ablation."""
+def make_jobs(
+    request: PredictRequest, manifest: Manifest, captures: frozenset[str], *, stays: bool = False
+) -> list[Job]:
+    """One job per sequence, whose captures may stay on the device, then one per sequence of every ablation."""
     jobs = [
-        Job(sequence=read.values, positions=positions, captures=captures)
+        Job(sequence=read.values, positions=positions, captures=captures, stays=stays)
         for read, positions in zip(request.inputs, request.positions, strict=True)
     ]
     for heads in list_ablations(request):

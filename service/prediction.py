@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnserve.resident import is_finite
 from attnserve.service.engine import Answer
 from attnserve.service.problems import Invalid
 
@@ -28,7 +29,7 @@ def check_finite(answers: Sequence[Answer], field: str = "sequences") -> None:
         Invalid: names the sequence.
     """
     for index, answer in enumerate(answers):
-        if not all(np.isfinite(array).all() for array in (answer.logits, *answer.captures.values())):
+        if not all(map(is_finite, (answer.logits, *answer.captures.values()))):
             message = "expected a sequence to which the model has a finite answer, got one that overflows"
             raise Invalid.about(f"{field}[{index}]", message)
 

@@ -18,7 +18,7 @@ from fastapi import Response
 from numpy.typing import NDArray
 from starlette.background import BackgroundTask
 
-from attnserve.runtime import Interrupt, Interrupted
+from attnserve.interrupt import Interrupt, Interrupted
 from attnserve.service.attention import captures_for, compute_arrays
 from attnserve.service.idle import Idle
 from attnserve.service.model import ServedModel

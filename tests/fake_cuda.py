@@ -5,6 +5,7 @@ Of a GPU this proves nothing. It proves what this code asks of ONNX Runtime, and
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from attnserve import sessions
+from attnserve.bundle import MODEL_FILE
 
 # As ONNX Runtime 1.31 words it. An error of this kind stays with the process: whatever it asks of CUDA fails by it.
 LAUNCH_FAILURE = (
@@ -23,37 +25,62 @@ GRAPH_ID, ARENAS = "gpu_graph_id", "memory.enable_memory_arena_shrinkage"
 
 
 class Binding:
-    """A binding whose tensors on the device are on the CPU."""
+    """A binding whose tensors on the device are on the CPU, and marked."""
 
     def __init__(self, session: "Session") -> None:
         self.session = session
         self.binding = session.session.io_binding()
-        self.outputs: list[NDArray[Any]] = []
+        self.arrays: list[NDArray[Any]] = []
+        """Outputs that are bound to memory of the host."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.binding, name)
 
+    def bind_output(self, name: str, device: str, number: int) -> None:
+        assert (device, number) == self.session.place
+        self.binding.bind_output(name, "cpu")
+
     def bind_ortvalue_output(self, name: str, value: Any) -> None:
-        self.outputs.append(value.numpy())
+        if place_of(value) is None:
+            self.arrays.append(value.numpy())
+        else:
+            assert place_of(value) == self.session.place
         self.binding.bind_ortvalue_output(name, value)
 
     def bind_ortvalue_input(self, name: str, value: Any) -> None:
-        cuda = self.session.cuda
-        if name == "tokens" and cuda.poison is not None and value.numpy().tolist() == cuda.poison:
-            cuda.failure = LAUNCH_FAILURE
+        if place_of(value) is not None:
+            assert place_of(value) == self.session.place
+        elif self.session.is_poison(name, value.numpy()):
+            self.session.cuda.failure = LAUNCH_FAILURE
         self.binding.bind_ortvalue_input(name, value)
+
+    def get_outputs(self) -> list[Any]:
+        return [mark(value, self.session.place) for value in self.binding.get_outputs()]
 
     def copy_outputs_to_cpu(self) -> list[NDArray[Any]]:
         outputs = [np.array(output) for output in self.binding.copy_outputs_to_cpu()]
-        self.session.cuda.distort(self.session, outputs)
+        self.session.hand_out(outputs)
         return outputs
+
+
+def mark(value: Any, place: tuple[str, int]) -> Any:
+    """Say of a tensor of ONNX Runtime that it is on a device."""
+    value.place = place
+    return value
+
+
+def place_of(value: Any) -> tuple[str, int] | None:
+    """Device of a tensor of ONNX Runtime; None if it is on the host."""
+    return getattr(value, "place", None)
 
 
 class Session:
     """A session on a GPU. Under a graph's id it runs what it ran first, whatever it is given."""
 
-    def __init__(self, cuda: "FakeCuda", session: Any, options: dict[str, str]) -> None:
+    def __init__(self, cuda: "FakeCuda", session: Any, options: dict[str, str], *, is_model: bool) -> None:
         self.cuda, self.session, self.options = cuda, session, options
+        self.is_model = is_model
+        self.place = ("cuda", int(options["device_id"]))
         self.first: dict[str, Any] = {}
         self.ids: list[str] = []
         self.released: list[int] = []
@@ -70,9 +97,10 @@ class Session:
     def run(self, *_: Any) -> None:
         raise AssertionError("what is not bound is copied by ONNX Runtime whenever it likes")
 
-    def run_with_iobinding(self, binding: Binding, options: Any) -> None:
+    def run_with_iobinding(self, binding: Binding, options: Any = None) -> None:
         if self.cuda.failure is not None:
             raise Fail(self.cuda.failure)
+        options = onnxruntime.RunOptions() if options is None else options
         graph_id = options.get_run_config_entry(GRAPH_ID) if self.options.get("enable_cuda_graph") else "-1"
         self.ids.append(graph_id)
         with contextlib.suppress(RuntimeError):
@@ -83,8 +111,19 @@ class Session:
             return
         found = binding if graph_id == "-1" else self.first.setdefault(graph_id, binding)
         self.session.run_with_iobinding(found.binding, options)
-        if graph_id == "-1":
-            self.cuda.distort(self, binding.outputs)
+        if graph_id == "-1" and binding.arrays:
+            self.hand_out(binding.arrays)
+
+    def is_poison(self, name: str, given: NDArray[Any]) -> bool:
+        """Whether an input from the host is one that ends in an error."""
+        if self.is_model:
+            return name == "tokens" and given.tolist() == self.cuda.poison
+        return given.shape == (self.cuda.poison_rows,)
+
+    def hand_out(self, outputs: list[NDArray[Any]]) -> None:
+        """Outputs come to the host."""
+        self.cuda.copied_bytes += sum(output.nbytes for output in outputs)
+        (self.cuda.distort if self.is_model else self.cuda.distort_others)(self, outputs)
 
     def release_captured_graph(self, graph_id: int) -> None:
         self.released.append(graph_id)
@@ -98,6 +137,7 @@ class FakeCuda:
         refuses_graphs: whether models cannot have any, as where a node of theirs runs on the CPU.
         graphs_are_wrong: whether a graph that is run again computes nothing.
         poison: tokens of a batch that ends in an error of CUDA.
+        poison_rows: number of rows that end in one when other graphs than models are given them.
     """
 
     def __init__(
@@ -107,16 +147,22 @@ class FakeCuda:
         refuses_graphs: bool = False,
         graphs_are_wrong: bool = False,
         poison: list[int] | None = None,
+        poison_rows: int | None = None,
     ) -> None:
         self.num_gpus = num_gpus
         self.refuses_graphs = refuses_graphs
         self.graphs_are_wrong = graphs_are_wrong
-        self.poison = poison
+        self.poison, self.poison_rows = poison, poison_rows
         self.sessions: list[Session] = []
+        """Of models."""
+        self.copied_bytes = 0
+        """From devices to the host."""
         self.failure: str | None = None
         """What every run says."""
         self.distort: Callable[[Session, list[NDArray[Any]]], None] = lambda *_: None
-        """Changes what a session has computed, output by output."""
+        """Changes what a model's session has computed, output by output."""
+        self.distort_others = self.distort
+        """And what other sessions have."""
 
     def install(self, patch: Any = setattr) -> None:
         """Have ONNX Runtime find these GPUs.
@@ -124,29 +170,45 @@ class FakeCuda:
         Args:
             patch: `setattr`, or a monkeypatch's.
         """
-        make, from_numpy = onnxruntime.InferenceSession, onnxruntime.OrtValue.ortvalue_from_numpy
+        make, numpy = onnxruntime.InferenceSession, onnxruntime.OrtValue.numpy
+        from_numpy = onnxruntime.OrtValue.ortvalue_from_numpy
         from_shape = onnxruntime.OrtValue.ortvalue_from_shape_and_type
 
         def make_session(path: Any, options: Any = None, *, providers: list[Any], **rest: Any) -> Any:
             session = make(path, options, providers=["CPUExecutionProvider"], **rest)
-            return session if providers == ["CPUExecutionProvider"] else self._open(session, providers[0][1])
+            if providers == ["CPUExecutionProvider"]:
+                return session
+            return self._open(session, providers[0][1], is_model=Path(path).name == MODEL_FILE)
+
+        def make_from_numpy(array: NDArray[Any], *place: Any) -> Any:
+            return from_numpy(array) if place[:1] != ("cuda",) else mark(from_numpy(array), (place[0], place[1]))
+
+        def make_from_shape(shape: Any, dtype: Any, *place: Any) -> Any:
+            value = from_shape(shape, dtype)
+            return value if place[:1] != ("cuda",) else mark(value, (place[0], place[1]))
+
+        def to_numpy(value: Any) -> NDArray[Any]:
+            if place_of(value) is None:
+                return numpy(value)
+            if self.failure is not None:
+                raise Fail(self.failure)
+            self.copied_bytes += value.tensor_size_in_bytes()
+            return np.array(numpy(value))
 
         patch(sessions, "_has_nvidia_driver", lambda: True)
         patch(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
         patch(onnxruntime, "preload_dlls", lambda: None)
         patch(onnxruntime, "InferenceSession", make_session)
-        patch(onnxruntime.OrtValue, "ortvalue_from_numpy", staticmethod(lambda array, *_: from_numpy(array)))
-        patch(
-            onnxruntime.OrtValue,
-            "ortvalue_from_shape_and_type",
-            staticmethod(lambda shape, dtype, *_: from_shape(shape, dtype)),
-        )
+        patch(onnxruntime.OrtValue, "numpy", to_numpy)
+        patch(onnxruntime.OrtValue, "ortvalue_from_numpy", staticmethod(make_from_numpy))
+        patch(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", staticmethod(make_from_shape))
 
-    def _open(self, session: Any, options: dict[str, str]) -> Session:
+    def _open(self, session: Any, options: dict[str, str], *, is_model: bool) -> Session:
         if int(options["device_id"]) >= self.num_gpus:
             raise RuntimeError("CUDA failure 101: invalid device ordinal")
         if self.refuses_graphs and options.get("enable_cuda_graph"):
             raise RuntimeError("all compute graph nodes have not been partitioned to the CUDAExecutionProvider")
-        opened = Session(self, session, options)
-        self.sessions.append(opened)
+        opened = Session(self, session, options, is_model=is_model)
+        if is_model:
+            self.sessions.append(opened)
         return opened

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Layer, Manifest
+from attnserve.resident import fetch
 from attnserve.service.captures.head import Head
 from attnserve.service.captures.identity import CaptureId
 from attnserve.service.engine import Answer
@@ -191,8 +192,8 @@ def keep_layers(
 
 
 def _keep(layer: Layer, answer: Answer) -> KeptLayer:
-    query, key, value_norm = (answer.captures[layer.captures[kind]] for kind in KINDS)
-    metric = answer.captures[layer.captures["metric"]][-1] if "metric" in layer.captures else None
+    query, key, value_norm = (fetch(answer.captures[layer.captures[kind]]) for kind in KINDS)
+    metric = fetch(answer.captures[layer.captures["metric"]])[-1] if "metric" in layer.captures else None
     return KeptLayer(
         layer=layer,
         # Head by head: whatever is asked is asked of heads.

@@ -10,6 +10,7 @@ from fastapi import Response
 from numpy.typing import NDArray
 
 from attnserve.bundle import LOGITS
+from attnserve.resident import fetch
 from attnserve.service.attention import compute_arrays
 from attnserve.service.engine import Answer
 from attnserve.service.formats.negotiation import JSON
@@ -85,7 +86,7 @@ def _collect(model: ServedModel, asked: Asked, answers: list[Answer]) -> dict[st
         logits = [answer.logits for answer in answers]
         arrays[LOGITS] = np.concatenate(logits) if whole else _pad(logits)
     for name in names & asked.captures:
-        arrays[name] = _pad([answer.captures[name] for answer in answers])
+        arrays[name] = _pad([fetch(answer.captures[name]) for answer in answers])
     if asked.predict.attention is not None:
         weighed = compute_arrays(model.engine.runtime.weighing, model.manifest.layers, asked.predict, answers)
         for place, layer in enumerate(asked.predict.attention.layers):

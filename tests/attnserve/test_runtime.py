@@ -12,8 +12,9 @@ import pytest
 from attnserve import bundle
 from attnserve.bundle import BundleError
 from attnserve.golden import read_golden
+from attnserve.interrupt import Interrupt, Interrupted
 from attnserve.packing import pack
-from attnserve.runtime import Interrupt, Interrupted, Runtime
+from attnserve.runtime import Runtime
 from tests.attnserve.conftest import BUNDLE, rehash
 
 

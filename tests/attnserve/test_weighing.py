@@ -18,6 +18,7 @@ from attnserve.weighing import Weighing
 # Of before there were graphs of rows.
 OLD_BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 WEIGHTINGS = ("softmax", "expressive")
+KINDS = ("rows", "normaliser and weights")
 
 
 def open_session(graph: str | bytes) -> onnxruntime.InferenceSession:
@@ -32,15 +33,19 @@ def manifest() -> Manifest:
     return read_manifest(OLD_BUNDLE)
 
 
-@pytest.fixture(scope="module", params=["rows", "normaliser and weights"])
-def weighing(request: pytest.FixtureRequest) -> Weighing:
-    """With the graphs of today, and with those of bundles that lack the newest."""
+def open_graphs(kind: str) -> dict[str, onnxruntime.InferenceSession]:
+    """The weights graphs of today, or those of bundles that lack the newest."""
     paths = [file(weighting) for weighting in WEIGHTINGS for file in (weights_file, normaliser_file)]
     sessions = {path: open_session(str(OLD_BUNDLE / path)) for path in paths}
-    if request.param == "rows":
+    if kind == "rows":
         graphs = {rows_file(weighting): ROWS[weighting].to_model_proto() for weighting in WEIGHTINGS}
         sessions |= {path: open_session(graph.SerializeToString()) for path, graph in graphs.items()}
-    return Weighing(sessions)
+    return sessions
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def weighing(request: pytest.FixtureRequest) -> Weighing:
+    return Weighing(open_graphs(request.param))
 
 
 def layer_of(manifest: Manifest, weighting: str, **options: Any) -> Layer:

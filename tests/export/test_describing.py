@@ -14,8 +14,3 @@ def test_files_are_up_to_date(weighting: str, tmp_path: Path) -> None:
     write_graphs(tmp_path)
     written = (tmp_path / statistics_file(weighting).name).read_bytes()
     assert written == statistics_file(weighting).read_bytes(), "python -m attnserve.export.describing attnserve"
-
-
-def test_there_are_no_others() -> None:
-    folder = statistics_file("softmax").parent
-    assert set(folder.glob("*.onnx")) == {statistics_file(weighting) for weighting in WEIGHTS}

@@ -1,5 +1,6 @@
 """A bundle on GPUs, as far as ONNX Runtime's Python shows them: tests/fake_cuda.py."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from attnserve.bundle import BundleError
 from attnserve.cuda import CudaOptions
 from attnserve.golden import read_golden
+from attnserve.resident import Resident, fetch
 from attnserve.service.devices import Gpus
 from attnserve.service.engine import Engine, Job
 from attnserve.sessions import DeviceError
@@ -195,3 +197,120 @@ def test_a_gpu_that_answers_wrongly_is_refused(install, monkeypatch):
     fake.distort = err
     with pytest.raises(BundleError, match=r"golden replay failed: .*on cuda"):
         open_engine()
+
+
+def make_staying(engine, *lengths, stays=True):
+    names = frozenset(name for layer in engine.manifest.layers for name in layer.captures.values())
+    return [dataclasses.replace(job, captures=names, stays=stays) for job in make_jobs(*lengths)]
+
+
+def assert_captured(answer, expected):
+    assert answer.captures.keys() == expected.captures.keys()
+    for name, array in expected.captures.items():
+        np.testing.assert_allclose(fetch(answer.captures[name]), array, atol=1e-6, rtol=0)
+
+
+def test_captures_stay_for_jobs_that_want_them_there(install, on_the_cpu):
+    fake = install(num_gpus=2)
+    engine = open_engine(CudaOptions(), CudaOptions(gpu=1))
+    assert engine.devices.can_weigh
+    # One that stays, one without captures, and one that comes to the host.
+    jobs = [*make_staying(engine, 6), *make_jobs(4), *make_staying(engine, 3, stays=False)]
+    with engine.devices.take():
+        answers = engine.run(jobs)
+    expected = on_the_cpu.run(jobs)
+    first, second, third = answers
+    # Of the GPU that ran the batch.
+    assert first.weighing is engine.devices.runtimes[1].residence.weighing
+    assert {type(captured) for captured in first.captures.values()} == {Resident}
+    assert (second.captures, second.weighing, third.weighing) == ({}, None, None)
+    assert {type(captured) for captured in third.captures.values()} == {np.ndarray}
+    for answer, truth in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer.logits, truth.logits, atol=1e-6, rtol=0)
+        assert_captured(answer, truth)
+    on_host = first.to_host()
+    assert on_host.weighing is None
+    assert_captured(on_host, expected[0])
+    assert fake.copied_bytes
+
+
+def test_nothing_is_copied_of_what_stays(install):
+    fake = install()
+    engine = open_engine()
+    jobs = make_staying(engine, 6, 9)
+    before = fake.copied_bytes
+    answers = engine.run(jobs)
+    assert fake.copied_bytes - before == sum(answer.logits.nbytes for answer in answers)
+
+
+def test_without_room_captures_come_to_the_host(install, on_the_cpu):
+    install()
+    engine = open_engine()
+    residence = engine.runtime.residence
+    residence.max_bytes = 1000
+    (first,) = engine.run(make_staying(engine, 2))
+    assert first.weighing is residence.weighing
+    (second,) = engine.run(make_staying(engine, 2))
+    assert second.weighing is None
+    assert_captured(second, on_the_cpu.run(make_staying(engine, 2))[0])
+    del first
+    (third,) = engine.run(make_staying(engine, 2))
+    assert third.weighing is residence.weighing
+
+
+def test_beside_graphs_captures_stay_where_none_writes(install, on_the_cpu):
+    install()
+    engine = open_engine(GRAPHS)
+    engine.shrink()
+    (kept,) = engine.run(make_staying(engine, 5))
+    for seed in range(4):
+        assert_same(engine, on_the_cpu, make_jobs(5, seed=seed))
+    assert_captured(kept, on_the_cpu.run(make_staying(engine, 5))[0])
+    assert kept.weighing is not None
+
+
+def test_where_weights_are_wrong_on_the_device_the_cpu_computes_them(install, on_the_cpu, caplog):
+    fake = install(num_gpus=2)
+
+    def err(session, outputs):
+        if session.place == ("cuda", 1):
+            outputs[0] = outputs[0] * 2
+
+    fake.distort_others = err
+    with caplog.at_level(logging.WARNING):
+        engine = open_engine(CudaOptions(), CudaOptions(gpu=1))
+    assert "attention weights are computed on the CPU, they fail on the GPU: largest differences" in caplog.text
+    assert [runtime.residence is not None for runtime in engine.devices.runtimes] == [True, False]
+    assert not engine.devices.can_weigh
+    # Nothing else is the worse for it.
+    assert engine.report.passed
+    assert engine.is_sound()
+    (answer,) = engine.run(make_staying(engine, 3))
+    engine.devices.settle(None)
+    assert engine.runtime.residence is None
+    assert_captured(answer, on_the_cpu.run(make_staying(engine, 3))[0])
+
+
+def test_where_the_graphs_do_not_run_there_the_cpu_computes_them(install, caplog):
+    def fail(session, outputs):
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    install().distort_others = fail
+    with caplog.at_level(logging.WARNING):
+        engine = open_engine()
+    assert "they fail on the GPU: no kernel image" in caplog.text
+    assert not engine.devices.can_weigh
+    assert engine.report.passed
+
+
+def test_weights_that_become_wrong_are_found(install, monkeypatch):
+    fake = install()
+    engine = open_engine()
+    assert engine.is_sound()
+    monkeypatch.setattr("attnserve.service.engine.time.monotonic", lambda: float("inf"))
+
+    def err(session, outputs):
+        outputs[0] = outputs[0] * 2
+
+    fake.distort_others = err
+    assert not engine.is_sound()

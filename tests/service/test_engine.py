@@ -205,9 +205,9 @@ def test_memory_is_given_back_now_and_then(bundles, monkeypatch):
     engine = Engine(bundles / "tiny" / "1", device="cpu", num_threads=1)
     run, seen = engine.runtime.run, []
 
-    def watched(*arguments, shrink=False):
+    def watched(*arguments, shrink=False, **options):
         seen.append(shrink)
-        return run(*arguments, shrink=shrink)
+        return run(*arguments, shrink=shrink, **options)
 
     monkeypatch.setattr(engine.runtime, "run", watched)
     trimmed = []
@@ -227,9 +227,9 @@ def test_memory_is_given_back_when_told_and_nobody_is_told(bundles, monkeypatch)
     engine = Engine(bundles / "tiny" / "1", device="cpu", num_threads=1, observer=observer)
     run, seen = engine.runtime.run, []
 
-    def watched(*arguments, shrink=False):
+    def watched(*arguments, shrink=False, **options):
         seen.append(shrink)
-        return run(*arguments, shrink=shrink)
+        return run(*arguments, shrink=shrink, **options)
 
     monkeypatch.setattr(engine.runtime, "run", watched)
     trimmed = []

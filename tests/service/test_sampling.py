@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fastapi import Response
 
-from attnserve.runtime import Interrupt, Interrupted
+from attnserve.interrupt import Interrupt, Interrupted
 from attnserve.service import sampling
 from attnserve.service.attention import captures_for, compute_arrays
 from attnserve.service.engine import Answer
