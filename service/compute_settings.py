@@ -10,7 +10,7 @@ from attnserve.cuda import CudaOptions
 from attnserve.kernels import AUTO
 
 MAX_GPUS = 64
-GPU_SETTINGS = ("gpus", "gpu_memory_bytes", "gpu_arena", "cuda_graphs", "tf32_error")
+GPU_SETTINGS = ("gpus", "gpu_memory_bytes", "gpu_arena", "cuda_graphs", "tf32_error", "gpu_weights_from")
 
 
 def parse_gpus(given: object) -> tuple[int, ...]:
@@ -89,6 +89,13 @@ class ComputeSettings(BaseSettings):
         allow_inf_nan=False,
         description="Error for which float32 products on a GPU may be rounded to TF32: a share of golden's largest "
         "logit, and of a weight. 0 rounds none. Measured when a model is loaded; one that errs by more does without.",
+    )
+
+    gpu_weights_from: int = Field(
+        -1,
+        ge=-1,
+        description="Attention weights of an answer, layers x heads x rows x keys, from which they are computed on the "
+        "GPU, and queries and keys stay there; 0 is always. -1 measures it when a model is loaded.",
     )
 
     @property

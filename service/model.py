@@ -10,15 +10,19 @@ from pathlib import Path
 
 import orjson
 
+from attnserve.bound import DeviceFailure
 from attnserve.bundle import TOKENIZER_FILE, BundleError, Manifest
 from attnserve.kernels import find_kernels
 from attnserve.machine import count_cores, free_memory, memory_limit
 from attnserve.nvidia import gpu_memory
 from attnserve.records import to_json
+from attnserve.service.attention import count_own_weights
 from attnserve.service.batching import Batcher
+from attnserve.service.crossover import Crossover, ask_default, measure_crossover
 from attnserve.service.engine import SHRINK_SECONDS, Engine
 from attnserve.service.live_heads import LiveHeads
 from attnserve.service.observer import Observer, Observers
+from attnserve.service.preprocess import PredictRequest
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 from attnserve.service.statistics import Statistics
@@ -29,6 +33,8 @@ log = logging.getLogger(__name__)
 
 # Of the bundle's files: they are read, and then laid out for this processor, before what was read is given back.
 LOAD_FACTOR = 2
+# Of the memory that a batch may take on a GPU, captures that stay there may take one part in so many.
+STAYING_SHARE = 4
 
 
 # Compared by identity, and known to nobody's `repr`.
@@ -54,6 +60,13 @@ class ServedModel:
     def manifest(self) -> Manifest:
         """The bundle's description."""
         return self.engine.manifest
+
+    def stays(self, asked: PredictRequest) -> bool:
+        """Whether captures for a request stay on the GPU that ran it, because it asks about so much attention."""
+        gpus = self.engine.gpus
+        if asked.attention is None or gpus is None or gpus.weights_from is None:
+            return False
+        return count_own_weights(asked.attention, asked.lengths) >= max(1, gpus.weights_from)
 
 
 def make_tuner(settings: Settings) -> Tuner:
@@ -94,6 +107,8 @@ def load_model(
     described = describe_manifest(engine.manifest)
     reader = Reader(engine.manifest, open_text(folder, engine.manifest))
     tuning = tuner.tune(name, engine, num_engines, is_idle=is_idle)
+    max_batch_bytes = settings.max_batch_bytes or batch_memory(engine, settings) // 2
+    place_weights(engine, reader, settings, tuner, max_batch_bytes // STAYING_SHARE)
     engine.forget_graphs()
     engine.shrink()
     # Only now: what was measured above is no traffic.
@@ -102,7 +117,7 @@ def load_model(
     batcher = Batcher(
         engine.run,
         tuning.cost,
-        max_batch_bytes=settings.max_batch_bytes or batch_memory(engine, settings) // 2,
+        max_batch_bytes=max_batch_bytes,
         max_queue=settings.max_queue,
         max_batch_ms=settings.max_batch_ms,
         max_wait_ms=settings.max_wait_ms,
@@ -160,13 +175,48 @@ def open_engine(folder: Path, settings: Settings, *, num_threads: int, kernels: 
     return engine
 
 
+def place_weights(engine: Engine, reader: Reader, settings: Settings, tuner: Tuner, max_bytes: int) -> None:
+    """Decide which attention weights are computed on GPUs: as the operator says, or by what they are measured to gain.
+
+    Args:
+        engine: of the model.
+        reader: of the model.
+        settings: of the service.
+        tuner: finds out what GPUs gain.
+        max_bytes: of captures that may stay on each at a time.
+    """
+    if engine.gpus is None:
+        return
+    devices = engine.devices
+    if not devices.can_weigh:
+        devices.settle(None)
+        return
+    for runtime in devices.runtimes:
+        assert runtime.residence is not None
+        runtime.residence.max_bytes = max_bytes
+    weights_from: int | None = settings.gpu_weights_from
+    if weights_from == -1:
+
+        def measure() -> Crossover:
+            ask = functools.partial(ask_default, engine, reader)
+            return measure_crossover(ask, engine.manifest.max_length, max_seconds=tuner.max_seconds)
+
+        try:
+            weights_from = tuner.cross(engine, measure).weights_from
+        except DeviceFailure as failure:
+            log.warning("attention weights are computed on the CPU, a GPU failed to", exc_info=failure)
+            weights_from = None
+    devices.settle(weights_from)
+
+
 def describe_device(engine: Engine) -> str:
     """Where a model runs, and how, for the log."""
     gpus = engine.gpus
     if gpus is None:
         return engine.device
     numbers = ", ".join(map(str, gpus.devices))
-    return f"{engine.device} {numbers} (CUDA graphs {gpus.graphs}, TF32 {gpus.tf32})"
+    weights = "off" if gpus.weights_from is None else f"from {gpus.weights_from}"
+    return f"{engine.device} {numbers} (CUDA graphs {gpus.graphs}, TF32 {gpus.tf32}, weights {weights})"
 
 
 def batch_memory(engine: Engine, settings: Settings) -> int:

@@ -1,6 +1,7 @@
 """What the routes of every protocol share: how they are declared, find their model, read and answer."""
 
 import contextlib
+import logging
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from attnserve.bound import DeviceFailure
 from attnserve.bundle import is_version
 from attnserve.service.answer import Content
 from attnserve.service.body import in_turn, read_body, while_connected
@@ -27,6 +29,8 @@ from attnserve.service.problems import Forbidden, HeadTooLarge, NotFound, Proble
 from attnserve.service.sequences import Reader
 from attnserve.service.settings import Settings
 from attnserve.service.stages import Stages
+
+log = logging.getLogger(__name__)
 
 Endpoint = Callable[..., Any]
 Asked = TypeVar("Asked")
@@ -138,7 +142,7 @@ async def ask(
         captures: names of the outputs to capture over all steps.
         deadline: of the request.
     """
-    jobs = make_jobs(asked, model.manifest, captures)
+    jobs = make_jobs(asked, model.manifest, captures, stays=model.stays(asked))
     stages = get_stages(request)
     working = model.batcher.enqueue(jobs, due=deadline.at, stages=stages, field=asked.field)
     return await while_connected(request, working)
@@ -175,9 +179,20 @@ async def weigh_and_write(
 
 
 def render(request: Request, model: ServedModel | None, make: Callable[[], Made]) -> Made:
-    """What `make` returns; how long it took is told to whoever counts."""
+    """What `make` returns; how long it took is told to whoever counts.
+
+    Raises:
+        InternalError: a device failed.
+        Unavailable: and answers nothing any more.
+    """
     begin = monotonic()
-    made = make()
+    try:
+        made = make()
+    except DeviceFailure as failure:
+        # Only what a model answered is on a device.
+        assert model is not None
+        log.error("what a device was asked about attention failed", exc_info=failure)
+        raise model.batcher.judge() from failure
     end = monotonic()
     get_stages(request).add("render", begin, end)
     if model is not None:

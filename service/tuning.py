@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from attnserve import __version__
 from attnserve.bundle import Manifest, hash_file
@@ -22,11 +22,14 @@ from attnserve.machine import name_processor
 from attnserve.nvidia import name_gpu
 from attnserve.records import RecordError, from_json, read_text, to_json
 from attnserve.service.cost import SHAPES, Cost, measure_cost
+from attnserve.service.crossover import LENGTHS, Crossover
 from attnserve.service.devices import Gpus
 
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 64 * 1024
+
+Found = TypeVar("Found", Cost, Crossover)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class Tuner:
         cost, source = self.given.get(name), "given"
         if cost is None:
             key = describe_setting(engine)
-            cost, source = self._recall(key), "remembered"
+            cost, source = self._recall(key, "cost", Cost), "remembered"
             if cost is None:
                 clock = choose_clock(engine, is_idle=is_idle)
                 cost = measure_cost(
@@ -102,10 +105,24 @@ class Tuner:
                     pads=engine.kernels is None,
                 )
                 source = "measured"
-                self._remember(key, cost)
+                self._remember(key, "cost", cost)
         return Tuning(source=source, num_engines=num_engines, num_threads=engine.num_threads, cost=cost)
 
-    def _recall(self, key: dict[str, Any]) -> Cost | None:
+    def cross(self, engine: Measurable, measure: Callable[[], Crossover]) -> Crossover:
+        """Where GPUs compute attention weights sooner than the CPU, for models like this one.
+
+        Args:
+            engine: of the model, on GPUs.
+            measure: finds out, if nothing is known.
+        """
+        key = {**describe_setting(engine), "lengths": list(LENGTHS)}
+        crossover = self._recall(key, "crossover", Crossover)
+        if crossover is None:
+            crossover = measure()
+            self._remember(key, "crossover", crossover)
+        return crossover
+
+    def _recall(self, key: dict[str, Any], name: str, kind: type[Found]) -> Found | None:
         path = self._place(key)
         if path is None or not path.is_file():
             return None
@@ -113,15 +130,15 @@ class Tuner:
             document = json.loads(read_text(path, MAX_FILE_BYTES))
             if document["of"] != key:
                 return None
-            cost = from_json(Cost, document["cost"])
-            if not all(0 <= value < math.inf for value in vars(cost).values()):
+            found = from_json(kind, document[name])
+            if not all(value is None or 0 <= value < math.inf for value in vars(found).values()):
                 raise ValueError("expected numbers >= 0")
         except (RecordError, ValueError, TypeError, KeyError, RecursionError) as error:
-            log.warning("%s is no cost, and is measured again: %r", path, error)
+            log.warning("%s is no %s, and is measured again: %r", path, name, error)
             return None
-        return cost
+        return found
 
-    def _remember(self, key: dict[str, Any], cost: Cost) -> None:
+    def _remember(self, key: dict[str, Any], name: str, found: Cost | Crossover) -> None:
         path = self._place(key)
         if path is None:
             return
@@ -129,11 +146,11 @@ class Tuner:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Replaced as a whole: several services may start at once.
-            temporary.write_text(json.dumps({"of": key, "cost": to_json(cost)}, indent=2) + "\n", "utf-8")
+            temporary.write_text(json.dumps({"of": key, name: to_json(found)}, indent=2) + "\n", "utf-8")
             temporary.replace(path)
         except OSError as error:
             # Then the next start takes as long as this one.
-            log.info("what batches cost is not remembered: %s", error)
+            log.info("the %s that was measured is not remembered: %s", name, error)
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 

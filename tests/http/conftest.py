@@ -32,7 +32,7 @@ class Engine:
 
     def __init__(self, manifest):
         self.manifest = manifest
-        self.device, self.provider = "cpu", "CPUExecutionProvider"
+        self.device, self.provider, self.gpus = "cpu", "CPUExecutionProvider", None
         self.observer = NOBODY
         self.started = threading.Semaphore(0)
         self.release = threading.Semaphore(0)

@@ -21,7 +21,10 @@ sys.path.insert(0, {str(ROOT)!r})
 from tests.fake_cuda import FakeCuda
 FakeCuda(num_gpus=2, poison={POISON}).install()
 """
-FLAGS = ("--device", "cuda", "--gpus", "0,1", "--engines", "2", "--cuda-graphs", "4", "--tf32-error", "0.001")
+FLAGS = (
+    *("--device", "cuda", "--gpus", "0,1", "--engines", "2", "--cuda-graphs", "4", "--tf32-error", "0.001"),
+    *("--gpu-weights-from", "100000"),
+)
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def test_a_service_on_two_gpus_and_its_end(repository, start_server):
     with start_server(repository, *FLAGS, prelude=PRELUDE) as served:
         described = served.client.get("/v1/models/tiny").json()
         assert described["device"] == "cuda"
-        assert described["gpus"] == {"devices": [0, 1], "graphs": "on", "tf32": "on"}
+        assert described["gpus"] == {"devices": [0, 1], "graphs": "on", "tf32": "on", "weights_from": 100_000}
         assert described["tuning"]["num_engines"] == 4
         info = next(line for line in served.client.get("/metrics").text.splitlines() if "model_info{" in line)
         assert 'provider="CUDAExecutionProvider"' in info
@@ -51,7 +54,7 @@ def test_a_service_on_two_gpus_and_its_end(repository, start_server):
         assert (lost.status_code, lost.json()["detail"]) == (503, "the device is lost, and the service about to end")
         assert served.process.wait(timeout=60) == 70
     said = served.log.read_text()
-    assert "tiny/1 answers on cuda 0, 1 (CUDA graphs on, TF32 on), kernels off" in said
+    assert "tiny/1 answers on cuda 0, 1 (CUDA graphs on, TF32 on, weights from 100000), kernels off" in said
     assert "CUDA failure 719" in said
     assert "golden cannot be replayed any more" in said
     assert "does not answer golden rightly any more" in said
@@ -73,6 +76,27 @@ def test_metrics_tell_of_a_driver(repository, start_server, tmp_path_factory, mo
         found = dict(line.rsplit(" ", 1) for line in lines if line.startswith("gpu_"))
         assert {name: found[name] for name in expected} == expected
         assert len(found) == (6 if expected else 0)
+
+
+def test_an_error_while_weights_are_computed_is_one_of_the_device(repository, start_server):
+    # As many steps as no sequence of golden has.
+    prelude = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.fake_cuda import FakeCuda
+FakeCuda(poison_rows=11).install()
+"""
+    with start_server(repository, "--device", "cuda", "--gpu-weights-from", "1000", prelude=prelude) as served:
+        # Small: weighed on the CPU. Large, and not poisoned.
+        for sequences in ([[1] * 11], [[1] * 12] * 2):
+            assert served.ask("attention", {"sequences": sequences})["predictions"]
+        lost = served.post("attention", {"sequences": [[1] * 11] * 2})
+        assert (lost.status_code, lost.json()["detail"]) == (503, "the device is lost, and the service about to end")
+        assert served.process.wait(timeout=60) == 70
+    said = served.log.read_text()
+    assert "what a device was asked about attention failed" in said
+    assert "CUDA failure 719" in said
+    assert "golden cannot be replayed any more" in said
 
 
 def test_the_cpu_has_none(repository, start_server):

@@ -1,6 +1,7 @@
 """How a version comes to answer, and how it goes when nobody holds it any more."""
 
 import asyncio
+import dataclasses
 import gc
 import json
 import threading
@@ -69,7 +70,10 @@ def test_memory_of_batches_is_that_of_where_they_run(monkeypatch):
 def test_the_log_says_how_gpus_are_used():
     gpus = Gpus(devices=(0, 1), graphs="failed", tf32="off")
     assert describe_device(SimpleNamespace(device="cpu", gpus=None)) == "cpu"
-    assert describe_device(SimpleNamespace(device="cuda", gpus=gpus)) == "cuda 0, 1 (CUDA graphs failed, TF32 off)"
+    engine = SimpleNamespace(device="cuda", gpus=gpus)
+    assert describe_device(engine) == "cuda 0, 1 (CUDA graphs failed, TF32 off, weights off)"
+    engine.gpus = dataclasses.replace(gpus, weights_from=4096)
+    assert describe_device(engine).endswith("weights from 4096)")
 
 
 def settings(**fields):

@@ -124,6 +124,7 @@ def test_a_wrong_keys_file_ends_the_command_before_it_listens(tmp_path, monkeypa
         ("gpu_arena", "as-requested"),
         ("cuda_graphs", 8),
         ("tf32_error", 0.01),
+        ("gpu_weights_from", 0),
     ],
 )
 def test_what_is_asked_of_gpus_is_no_matter_for_the_cpu(monkeypatch, caplog, name, value):

@@ -39,6 +39,7 @@ VALUES = {
     "gpu_arena": ("as-requested", ["kSameAsRequested", ""]),
     "cuda_graphs": ("16", ["-1", "1025", "some"]),
     "tf32_error": ("0.01", ["-1", "0.2", "nan", "some"]),
+    "gpu_weights_from": ("100000", ["-2", "1.5", "some"]),
     "poll_seconds": ("0.5", ["-1", "3601", "nan", "often"]),
     "max_wait_ms": ("1.5", ["-1", "10001", "nan", "inf", "soon"]),
     "timeout_ms": ("250.5", ["-1", "86400001", "nan", "inf", "soon"]),

@@ -9,6 +9,7 @@ import pytest
 
 from attnserve.service import tuning
 from attnserve.service.cost import Cost
+from attnserve.service.crossover import Crossover
 from attnserve.service.devices import Gpus
 from attnserve.service.tuning import Tuner, choose_clock
 
@@ -246,3 +247,35 @@ def test_clocks(make_manifest, device, num_threads, is_idle, clock):
 def test_costs_are_whole_again(tmp_path, make_engine):
     measured = tune(tmp_path, make_engine()).cost
     assert dataclasses.astuple(tune(tmp_path, make_engine()).cost) == dataclasses.astuple(measured)
+
+
+def cross(folder, engine, found):
+    """What is known of where GPUs win, and how often that was measured."""
+    measured = []
+
+    def measure():
+        measured.append(1)
+        return Crossover(weights_from=found)
+
+    return Tuner(max_seconds=0.05, folder=folder).cross(engine, measure).weights_from, len(measured)
+
+
+@pytest.mark.parametrize("found", [4096, None])
+def test_where_gpus_win_is_remembered_beside_the_cost(tmp_path, make_engine, found):
+    engine = make_engine(engine={"gpus": Gpus(devices=(0,), graphs="off", tf32="off")})
+    assert tune(tmp_path, engine).source == "measured"
+    assert cross(tmp_path, engine, found) == (found, 1)
+    assert cross(tmp_path, engine, 1) == (found, 0)
+    assert tune(tmp_path, engine).source == "remembered"
+    assert len(files(tmp_path)) == 2
+    # Half as many threads may well lose against the same GPU.
+    assert cross(tmp_path, make_engine(engine={"num_threads": 2}), 1) == (1, 1)
+
+
+def test_a_file_that_says_nothing_of_gpus_is_measured_again(tmp_path, make_engine, caplog):
+    cross(tmp_path, make_engine(), 4096)
+    (path,) = files(tmp_path)
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "crossover": {"weights_from": -1}}))
+    assert cross(tmp_path, make_engine(), 64) == (64, 1)
+    assert "is no crossover, and is measured again" in caplog.text
