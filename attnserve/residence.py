@@ -12,7 +12,7 @@ import numpy as np
 from attnserve.bound import BoundSession, DeviceFailure, using_device
 from attnserve.bundle import Manifest, Tensor
 from attnserve.describing import Describing, statistics_file
-from attnserve.resident import FINITE, LAY_OUT, Held, Resident, capture_file
+from attnserve.resident import GRAPHS, Held, Resident, capture_file
 from attnserve.weighing import open_weighing
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,7 @@ class Residence:
         self.max_bytes = math.inf
         """Of what stays at a time."""
         self._place = (device, gpu)
-        self._graphs = {
-            dtype: {graph: open_graph(capture_file(graph, dtype)) for graph in (LAY_OUT, FINITE)} for dtype in dtypes
-        }
+        self._graphs = {dtype: {graph: open_graph(capture_file(graph, dtype)) for graph in GRAPHS} for dtype in dtypes}
         # Reentrant: what is let go may be let go by whoever looks for room.
         self._lock = threading.RLock()
         self._num_bytes = 0

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from attnserve.bound import BoundSession, using_device
 
 PACKAGE = Path(__file__).resolve().parent
-LAY_OUT, FINITE = "lay_out", "finite"
+LAY_OUT, FINITE, UNITS = GRAPHS = ("lay_out", "finite", "units")
 DTYPES = ("float32", "float16")
 """Of captures."""
 
@@ -49,6 +49,17 @@ class Held:
 
 # Without a repr: captures are user data.
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class UnitSum:
+    """The sum of some rows, each at length 1."""
+
+    total: NDArray[np.float64]
+    """[D]"""
+    num_rows: int
+    """That have a length: of rows of zeros there is nothing in the sum."""
+
+
+# Without a repr: captures are user data.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Resident:
     """Captured rows of a sequence, or some of them."""
 
@@ -57,12 +68,12 @@ class Resident:
     rows: NDArray[np.int64]
     """[N] of it."""
     graphs: Mapping[str, BoundSession]
-    """Of `capture_file`, for its type, on its device, by `LAY_OUT` and `FINITE`."""
+    """Of `capture_file`, for its type, on its device, by names of `GRAPHS`."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, steps: slice | NDArray[np.int64]) -> "Resident":
+    def __getitem__(self, steps: slice | NDArray[Any]) -> "Resident":
         return dataclasses.replace(self, rows=self.rows[steps])
 
     def fetch(self) -> NDArray[Any]:
@@ -81,6 +92,15 @@ class Resident:
         """
         (is_finite,) = self.graphs[FINITE].run(None, {"values": self.held.value, "rows": self.rows})
         return bool(is_finite)
+
+    def sum_units(self) -> UnitSum:
+        """Of its rows [N, D], of which there is at least one.
+
+        Raises:
+            DeviceFailure: the device does not say.
+        """
+        total, num_rows = self.graphs[UNITS].run(["total", "num_rows"], {"values": self.held.value, "rows": self.rows})
+        return UnitSum(total=total.astype(np.float64), num_rows=int(num_rows))
 
 
 # Without a repr: captures are user data.
@@ -128,6 +148,20 @@ def is_finite(captured: Captured) -> bool:
     return captured.is_finite() if isinstance(captured, Resident) else bool(np.isfinite(captured).all())
 
 
+def sum_units(captured: Captured) -> UnitSum:
+    """Of rows [N, D], of which there is at least one; where they are.
+
+    Raises:
+        DeviceFailure: the device that they are on does not say.
+    """
+    if isinstance(captured, Resident):
+        return captured.sum_units()
+    wide = captured.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1)
+    units = wide[norms > 0] / norms[norms > 0, None]
+    return UnitSum(total=units.sum(0), num_rows=len(units))
+
+
 def capture_file(graph: str, dtype: str) -> Path:
-    """The graph `LAY_OUT` or `FINITE`, which `python -m attnserve.export.resident attnserve` has written."""
+    """One of `GRAPHS`, which `python -m attnserve.export.resident attnserve` has written."""
     return PACKAGE / f"{graph}.{dtype}.onnx"

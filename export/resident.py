@@ -2,24 +2,30 @@
 
     lay_out.<type>.onnx  values [C, H, E], rows [Q], heads [G] -> by_head [G, Q, E] in float32
     finite.<type>.onnx   values [C, ...], rows [Q] -> is_finite: whether every number of these rows is
+    units.<type>.onnx    values [C, D], rows [Q] -> total [D] of the rows at length 1, and num_rows that have a length
 
 They are no part of a bundle: `python -m attnserve.export.resident attnserve` writes them beside the code that runs
 them, and a test compares. Every node has a kernel in ONNX Runtime's CUDA provider.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
-from onnx import helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from attnserve.export.bodies.domain import OPSET
-from attnserve.resident import DTYPES, FINITE, LAY_OUT, capture_file
+from attnserve.resident import DTYPES, FINITE, LAY_OUT, UNITS, capture_file
 
 # That of the bodies' opset.
 IR_VERSION = 9
 FLOAT, INT64, BOOL = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL
 TYPES = {"float32": FLOAT, "float16": onnx.TensorProto.FLOAT16}
+NO_CONSTANTS: Mapping[str, NDArray[Any]] = {}
 
 
 def make_lay_out(dtype: str) -> onnx.ModelProto:
@@ -61,7 +67,43 @@ def make_finite(dtype: str) -> onnx.ModelProto:
     )
 
 
-GRAPHS = {LAY_OUT: make_lay_out, FINITE: make_finite}
+def make_units(dtype: str) -> onnx.ModelProto:
+    """Rows of zeros stay so, and are not counted. Divided by their largest number first: squares could overflow."""
+    return _make_model(
+        UNITS,
+        [
+            helper.make_node("Gather", ["values", "rows"], ["picked"], axis=0),
+            helper.make_node("Cast", ["picked"], ["wide"], to=FLOAT),
+            helper.make_node("Abs", ["wide"], ["sizes"]),
+            helper.make_node("ReduceMax", ["sizes", "channel"], ["largest"], keepdims=1),
+            helper.make_node("Greater", ["largest", "zero"], ["is_there"]),
+            helper.make_node("Where", ["is_there", "largest", "one"], ["scales"]),
+            helper.make_node("Div", ["wide", "scales"], ["scaled"]),
+            helper.make_node("Mul", ["scaled", "scaled"], ["squares"]),
+            helper.make_node("ReduceSum", ["squares", "channel"], ["squared_norms"], keepdims=1),
+            helper.make_node("Sqrt", ["squared_norms"], ["norms"]),
+            helper.make_node("Where", ["is_there", "norms", "one"], ["divisors"]),
+            helper.make_node("Div", ["scaled", "divisors"], ["units"]),
+            helper.make_node("ReduceSum", ["units", "row"], ["total"], keepdims=0),
+            helper.make_node("Cast", ["is_there"], ["counted"], to=INT64),
+            helper.make_node("ReduceSum", ["counted"], ["num_rows"], keepdims=0),
+        ],
+        [
+            helper.make_tensor_value_info("values", TYPES[dtype], ["C", "D"]),
+            helper.make_tensor_value_info("rows", INT64, ["Q"]),
+        ],
+        helper.make_tensor_value_info("total", FLOAT, ["D"]),
+        helper.make_tensor_value_info("num_rows", INT64, []),
+        constants={
+            "channel": np.array([1], np.int64),
+            "row": np.array([0], np.int64),
+            "zero": np.array(0, np.float32),
+            "one": np.array(1, np.float32),
+        },
+    )
+
+
+GRAPHS = {LAY_OUT: make_lay_out, FINITE: make_finite, UNITS: make_units}
 
 
 def write_graphs(folder: Path) -> None:
@@ -72,10 +114,15 @@ def write_graphs(folder: Path) -> None:
 
 
 def _make_model(
-    name: str, nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], output: onnx.ValueInfoProto
+    name: str,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    *outputs: onnx.ValueInfoProto,
+    constants: Mapping[str, NDArray[Any]] = NO_CONSTANTS,
 ) -> onnx.ModelProto:
+    initializers = [numpy_helper.from_array(array, constant) for constant, array in constants.items()]
     return helper.make_model(
-        helper.make_graph(nodes, name, inputs, [output]),
+        helper.make_graph(nodes, name, inputs, outputs, initializers),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )

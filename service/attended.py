@@ -55,9 +55,13 @@ class Attended:
             exclude_current_token=question.exclude_current_token,
         )
 
+    def find(self, layer: int, kind: str) -> Captured:
+        """[N, ...] of one of `CAPTURES`, wherever it is."""
+        return self.captures[self.layers[layer].captures[kind]]
+
     def capture(self, layer: int, kind: str) -> NDArray[Any]:
         """[N, ...] of one of `CAPTURES`, on the host."""
-        return fetch(self._find(layer, kind))
+        return fetch(self.find(layer, kind))
 
     def weigh(
         self, layer: int, heads: Sequence[int], steps: NDArray[np.int64] | None = None, *, with_scores: bool = False
@@ -89,12 +93,9 @@ class Attended:
             self.layers[layer], query, key, steps=steps, heads=heads, ids=self.ids, check=self.weighing.check
         )
 
-    def _find(self, layer: int, kind: str) -> Captured:
-        return self.captures[self.layers[layer].captures[kind]]
-
     def _capture_rows(self, layer: int, steps: NDArray[np.int64]) -> tuple[Captured, Captured]:
         """Queries of `steps`, and all keys."""
-        query, key = self._find(layer, "query"), self._find(layer, "key")
+        query, key = self.find(layer, "query"), self.find(layer, "key")
         # Most ask for every row, which need not be picked.
         return query if np.array_equal(steps, np.arange(self.length)) else query[steps], key
 

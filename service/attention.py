@@ -221,7 +221,7 @@ def compute_diagnostics(attended: Attended) -> dict[str, NDArray[Any]]:
         if question.special_tokens != "keep":
             kept = ~question.special[attended.index]
         found["collapse"] = heads.expand_layers(
-            {layer: np.float32(mean_cosine(attended.capture(layer, "hidden")[kept])) for layer in heads.by_layer}
+            {layer: np.float32(mean_cosine(attended.find(layer, "hidden")[kept])) for layer in heads.by_layer}
         )
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnserve.resident import Captured, sum_units
 from attnserve.service.extents import MARKED, Extent
 from attnserve.weighing import WeightRows
 
@@ -121,19 +122,17 @@ def received(block: Block) -> dict[str, Part]:
     return {"received": Part(total=total, count=block.extent.num_rows_of_key)}
 
 
-def mean_cosine(hidden: Array) -> float:
+def mean_cosine(hidden: Captured) -> float:
     """Mean cosine similarity of all pairs of rows [n, D]; NaN of fewer than two. Rows of zeros are left out.
 
     With u the rows at length 1, it is (|sum u|^2 - n) / (n (n - 1)): no n x n products.
     """
-    wide = hidden.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1)
-    units = wide[norms > 0] / norms[norms > 0, None]
-    num_rows = len(units)
-    if num_rows < 2:
+    if len(hidden) < 2:
         return float("nan")
-    total = units.sum(0)
-    return float((total @ total - num_rows) / (num_rows * (num_rows - 1)))
+    units = sum_units(hidden)
+    if units.num_rows < 2:
+        return float("nan")
+    return float((units.total @ units.total - units.num_rows) / (units.num_rows * (units.num_rows - 1)))
 
 
 def _match(block: Block, name: str) -> Part:

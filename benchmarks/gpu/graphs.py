@@ -10,9 +10,10 @@ from attnserve.buckets import find_bucket, pad
 from attnserve.bundle import LOGITS, Manifest
 from attnserve.cuda import CudaOptions
 from attnserve.golden import largest_difference
+from attnserve.interrupt import Interrupt
 from attnserve.packing import Packed, pack
 from attnserve.recordings import MAX_CELLS, MAX_ROWS
-from attnserve.runtime import Interrupt, Runtime
+from attnserve.runtime import Runtime
 from attnserve.service.engine import make_sequence
 from benchmarks.gpu.bundles import Bundle
 from benchmarks.gpu.findings import Finding

@@ -12,7 +12,7 @@ from attnserve import rows as module
 from attnserve.bound import BoundSession, DeviceFailure
 from attnserve.bundle import Manifest, read_manifest
 from attnserve.describing import Describing, statistics_file
-from attnserve.resident import DTYPES, FINITE, LAY_OUT, Held, Resident, capture_file, fetch, is_finite
+from attnserve.resident import DTYPES, GRAPHS, Held, Resident, capture_file, fetch, is_finite, sum_units
 from attnserve.rows import keys_by_head, part_of, queries_by_head
 from attnserve.sessions import open_session
 from attnserve.weighing import Weighing
@@ -36,8 +36,7 @@ def bind(session: onnxruntime.InferenceSession) -> BoundSession:
 @pytest.fixture(scope="module")
 def graphs() -> dict[str, dict[str, BoundSession]]:
     return {
-        dtype: {graph: bind(open_session(capture_file(graph, dtype), "cpu", 1)) for graph in (LAY_OUT, FINITE)}
-        for dtype in DTYPES
+        dtype: {graph: bind(open_session(capture_file(graph, dtype), "cpu", 1)) for graph in GRAPHS} for dtype in DTYPES
     }
 
 
@@ -152,6 +151,21 @@ def test_what_is_not_finite_is_found_where_it_is(keep: Any, dtype: str, number: 
         assert not is_finite(captured[3:])
         # Of another sequence of the batch.
         assert is_finite(captured[:4])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_units_add_up_where_they_are(keep: Any, dtype: str) -> None:
+    array = np.random.default_rng(0).normal(size=(9, 40))
+    # As long and as short as they come: no type holds their squares.
+    array[:4] *= np.sqrt(np.finfo(dtype).max)
+    array[4:] *= np.sqrt(np.finfo(dtype).tiny) * 1e-3
+    array = array.astype(dtype)
+    array[3] = 0
+    kept = np.arange(9) != 5
+    here, there = sum_units(array[kept]), sum_units(keep(array)[kept])
+    assert here.num_rows == there.num_rows == 7
+    assert there.total.dtype == np.float64
+    np.testing.assert_allclose(there.total, here.total, rtol=0, atol=1e-6)
 
 
 class Value:

@@ -7,7 +7,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from attnserve.describing import statistics_file
-from attnserve.export.resident import GRAPHS, make_finite, make_lay_out, write_graphs
+from attnserve.export.resident import GRAPHS, make_finite, make_lay_out, make_units, write_graphs
 from attnserve.export.weights import WEIGHTS
 from attnserve.resident import DTYPES, capture_file
 
@@ -48,3 +48,14 @@ def test_a_number_that_is_not_finite_is_found(dtype: str, number: float, shape: 
         assert not graph.run(None, {"values": values, "rows": np.arange(7)})[0]
     # Of somebody else.
     assert graph.run(None, {"values": values, "rows": np.array([0, 1, 5])})[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_at_length_1_are_added_up(dtype: str) -> None:
+    values = np.random.default_rng(0).normal(size=(7, 6)).astype(dtype)
+    values[2] = 0
+    rows = np.array([6, 2, 0, 0])
+    total, num_rows = ReferenceEvaluator(make_units(dtype)).run(None, {"values": values, "rows": rows})
+    wide = values[[6, 0, 0]].astype(np.float64)
+    np.testing.assert_allclose(total, (wide / np.linalg.norm(wide, axis=1, keepdims=True)).sum(0), atol=1e-6)
+    assert num_rows == 3

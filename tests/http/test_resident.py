@@ -173,14 +173,15 @@ def test_where_the_threshold_is_can_be_seen(app):
 
 @pytest.mark.parametrize(("length", "stays"), [(64, False), (300, True)])
 def test_large_questions_copy_what_they_ask_for_and_small_ones_copy_captures(app, cuda, length, stays):
-    diagnostics = ["entropy", "distance", "sink", "self", "previous_token", "duplicate_token", "induction"]
     before = cuda.copied_bytes
-    ask(app, "tiny", {"sequences": make_sequences("tiny", length), "diagnostics": diagnostics})
+    ask(app, "tiny", {"sequences": make_sequences("tiny", length)})
     copied = cuda.copied_bytes - before
-    # Three layers of two heads: queries and keys of eight channels, or nine sums of each row; and logits.
-    captures, sums, logits = 3 * 2 * 2 * 8 * 4 * length, 3 * 2 * 9 * 4 * length, 4 * 20
-    # That every number of a capture is finite takes a byte.
-    assert copied == (sums + 6 if stays else captures) + logits
+    # Of each of three layers, of width 16, with two heads of eight channels.
+    queries_and_keys, hidden = 2 * 2 * 8 * 4 * length, 16 * 4 * length
+    # Nine sums of each row of a head, one of unit vectors and its count, and a byte for each capture that is finite.
+    sums, units, finite = 2 * 9 * 4 * length, 16 * 4 + 8, 3
+    logits = 20 * 4
+    assert copied == 3 * (sums + units + finite if stays else queries_and_keys + hidden) + logits
     gc.collect()
     assert find_residence(app).num_bytes == 0
 
