@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from attnserve.bound import DeviceFailure
 from attnserve.bundle import BundleError
 from attnserve.certificate import Certificate
 from attnserve.cuda import CudaOptions
 from attnserve.golden import Golden, read_golden, replay
 from attnserve.report import Report
 from attnserve.runtime import Runtime
+from attnserve.settling import settle
 
 log = logging.getLogger(__name__)
 
@@ -171,22 +171,10 @@ def prove(open_runtime: Open, device: str, cuda: CudaOptions) -> Proven:
         report = _prove_graphs(runtime, golden, certificate)
     if not report.passed:
         raise BundleError(f"{runtime.folder}: golden replay failed: {report.table()}")
-    if runtime.device != "cpu":
-        _prove_residence(runtime, golden, certificate)
-    return Proven(runtime=runtime, golden=golden, report=report, tf32=tf32)
-
-
-def _prove_residence(runtime: Runtime, golden: Golden, certificate: Certificate) -> None:
-    """Let captures stay on the device, if golden's weights are right that are computed of them there."""
-    try:
-        runtime.settle()
-        report = replay(runtime, golden, certificate=certificate, stays=True)
-        reason = None if report.passed else report.table()
-    except (BundleError, DeviceFailure) as error:
-        reason = str(error.__cause__ or error)
+    reason = None if runtime.device == "cpu" else settle(runtime, golden, certificate)
     if reason is not None:
-        runtime.residence = None
         log.warning("%s: attention weights are computed on the CPU, they fail on the GPU: %s", runtime.folder, reason)
+    return Proven(runtime=runtime, golden=golden, report=report, tf32=tf32)
 
 
 def _prove_graphs(runtime: Runtime, golden: Golden, certificate: Certificate) -> Report:

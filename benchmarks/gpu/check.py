@@ -46,4 +46,6 @@ def judge(bundle: Bundle, device: str, done: "subprocess.CompletedProcess[str]",
     if not said["passed"] or done.returncode:
         changed = f", {said['changed']} answers name another class" if said["changed"] else ""
         broken.append(f"outside its certificate{changed}")
+    if said["weights_there"] is not None and not said["weights_there"]["passed"]:
+        broken.append(f"attention weights fail there: {said['weights_there']['reason'].splitlines()[-1]}")
     return Finding(cells=cells, broken=tuple(broken))

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import attnserve
 from attnserve import bundle
 from attnserve.cli import COMMANDS, Command, main
+from tests.fake_cuda import FakeCuda
 from tests.kernels.library import build_library, build_recognisable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,6 +218,29 @@ def test_check_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < report["logits"] <= report["allowed"]["logits"]
     assert 0 < report["maps"] <= report["allowed"]["maps"]
     assert report["table"].endswith("within the certificate")
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_check_on_a_gpu_computes_weights_there_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passed: bool
+) -> None:
+    def err(_: object, outputs: list[NDArray[Any]]) -> None:
+        outputs[0] = outputs[0] * (1 if passed else 2)
+
+    fake = FakeCuda()
+    fake.install(monkeypatch.setattr)
+    fake.distort_others = err
+    # A service would compute them on the CPU.
+    assert main(["check", str(BUNDLE), "--device", "cuda"]) == 0
+    told = capsys.readouterr().out.partition("attention weights computed on cuda: ")[2]
+    assert told.rstrip().endswith("within the certificate" if passed else "OUTSIDE THE CERTIFICATE")
+    assert main(["check", str(BUNDLE), "--device", "cuda", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] is True
+    assert report["weights_there"]["passed"] is passed
+    assert (report["weights_there"]["reason"] is None) is passed
+    assert main(["check", str(BUNDLE), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["weights_there"] is None
 
 
 def test_check_with_kernels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ SAID = {
     "passed": True,
     "allowed": {"logits": 1e-5, "maps": 1e-4},
     "changed": 0,
+    "weights_there": {"passed": True, "reason": None},
 }
 
 
@@ -35,7 +36,8 @@ def test_within_the_certificate(bundle):
         (done(SAID | {"passed": False, "changed": 3}, 1), "outside its certificate, 3 answers name another class"),
         (done(SAID, 1), "outside its certificate"),
         (done(SAID | {"passed": False, "logits": None}, 1), "outside its certificate"),
-        (done(SAID | {"device": "cpu"}), "expected it to run on cuda"),
+        (done(SAID | {"device": "cpu", "weights_there": None}), "expected it to run on cuda"),
+        (done(SAID | {"weights_there": {"passed": False, "reason": "a\nb"}}), "attention weights fail there: b"),
         (done("", 1, "warning\nattnserve: device: expected a usable CUDA device"), "attnserve: device: expected"),
         (done("", -11), "exit code -11"),
     ],
