@@ -228,6 +228,18 @@ def test_captures_stay_for_jobs_that_want_them_there(install, on_the_cpu):
     for answer, truth in zip(answers, expected, strict=True):
         np.testing.assert_allclose(answer.logits, truth.logits, atol=1e-6, rtol=0)
         assert_captured(answer, truth)
+    for layer in engine.manifest.layers:
+        weights, truth = (
+            answer_weighing.weigh_all(
+                layer,
+                answer.captures[layer.captures["query"]],
+                answer.captures[layer.captures["key"]],
+                steps=np.arange(6),
+                heads=[1, 0],
+            )
+            for answer, answer_weighing in ((first, first.weighing), (expected[0], on_the_cpu.runtime.weighing))
+        )
+        np.testing.assert_allclose(weights, truth, atol=2e-6, rtol=0)
     on_host = first.to_host()
     assert on_host.weighing is None
     assert_captured(on_host, expected[0])
