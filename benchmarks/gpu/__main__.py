@@ -126,8 +126,12 @@ def look_around() -> dict[str, Any]:
 
 
 def find_commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return f"commit {done.stdout.strip()}" if done.stdout.strip() else "no commit"
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:  # There is no git.
+        found = ""
+    return f"commit {found}" if found else "no commit"
 
 
 def write_json(file: Path, plan: Plan, circumstances: Circumstances, outcomes: Mapping[str, Outcome]) -> None:

@@ -31,8 +31,9 @@ def find(plan: Plan, bundle: Bundle) -> Iterator[Finding]:
 def judge(bundle: Bundle, device: str, done: "subprocess.CompletedProcess[str]", seconds: float) -> Finding:
     """What the command said."""
     try:
-        said = json.loads(done.stdout)
-    except ValueError:
+        # ONNX Runtime prints what libraries it does not find.
+        said = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return Finding(cells=bundle.cells, broken=(lines[-1],))
     found = {

@@ -52,6 +52,7 @@ def judge(path: str, report: str, said: str) -> Finding:
     }
     broken = [f"{len(bad)} failed, such as {bad[0].get('name')}"] if bad else []
     if len(skipped) == len(cases):
-        reason = skipped[0].get("message", "") if skipped else said
+        # Of a whole file that is skipped, the message says only that.
+        reason = (skipped[0].text or "").rpartition("Skipped: ")[2].rstrip("')\"") if skipped else said
         broken.append(f"nothing was tested: {reason}")
     return Finding(cells=cells, broken=tuple(broken))

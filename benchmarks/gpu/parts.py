@@ -52,7 +52,7 @@ PARTS: Mapping[str, Part] = {
     "engine": Part(
         run=engine.run,
         bundles=Plan.timed_bundles,
-        share=2.5,
+        share=3.5,
         law="Sequences of uniform lengths through queue and engine, then the batches that were formed of them through "
         "a bare session with bound inputs and outputs; wall time, medians of rounds. Asked all at once, it is at least "
         f"{engine.LEAST_RATIO} of bare.",

@@ -29,8 +29,8 @@ class Plan:
     """Of each of them."""
     num_sequences: int = 1024
     """Of the part `engine`, in each round."""
-    num_rounds: int = 5
-    tuning_seconds: float = 5.0
+    num_rounds: int = 3
+    tuning_seconds: float = 3.0
     """For what batches cost."""
     num_clients: int = 64
     """Who ask at once."""
@@ -93,8 +93,7 @@ def plan_for(device: str, folder: str) -> Plan:
         num_requests=200,
         num_sizes=3,
         num_replays=2,
-        num_sequences=32,
-        num_rounds=3,
+        num_sequences=16,
         num_clients=4,
         load_seconds=4.0,
         warmup_seconds=1.0,

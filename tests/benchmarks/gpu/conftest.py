@@ -36,7 +36,7 @@ def plan(tmp_path) -> Plan:
         num_rounds=1,
         num_clients=2,
         tuning_seconds=0.1,
-        load_seconds=0.5,
+        load_seconds=2.0,
         warmup_seconds=0.1,
         compiles=False,
     )

@@ -27,6 +27,8 @@ def test_within_the_certificate(bundle):
     finding = check.judge(bundle, "cuda", done(SAID), 2.0)
     assert finding.verdict == "passed"
     assert finding.cells["logits"] == "1.0e-06 of 1.0e-05"
+    noisy = done("Failed to load libcufft.so.12: no such file\n" + json.dumps(SAID))
+    assert check.judge(bundle, "cuda", noisy, 2.0) == finding
 
 
 @pytest.mark.parametrize(

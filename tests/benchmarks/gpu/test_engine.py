@@ -15,39 +15,46 @@ def rounds(*pairs):
     ]
 
 
+AT_ONCE = engine.Way(num_clients=None, num_sequences=6)
+IN_TURN = engine.Way(num_clients=2, num_sequences=6)
+
+
 @pytest.fixture
 def on_gpu(plan):
     return dataclasses.replace(plan, device="cuda")
 
 
 def test_at_least_nine_tenths_of_bare(on_gpu, bundle):
-    finding = engine.judge(on_gpu, bundle, 0, 6, rounds((1.0, 0.92), (2.0, 1.82), (9.0, 1.0)))
+    finding = engine.judge(on_gpu, bundle, 0, AT_ONCE, rounds((1.0, 0.92), (2.0, 1.82), (9.0, 1.0)))
     assert finding.verdict == "passed"
     assert finding.cells["of bare"] == "0.91"
     assert finding.cells["sequences/s"] == "3.0"
     assert finding.cells["batches"] == "2"
-    finding = engine.judge(on_gpu, bundle, 0, 6, rounds((1.0, 0.89), (2.0, 1.82), (9.0, 1.0)))
+    finding = engine.judge(on_gpu, bundle, 0, AT_ONCE, rounds((1.0, 0.89), (2.0, 1.82), (9.0, 1.0)))
     assert finding.broken == ("0.89 of bare ONNX Runtime, at least 0.9 must be",)
 
 
 def test_who_takes_turns_and_who_runs_on_a_cpu_is_not_judged(plan, on_gpu, bundle):
     slow = rounds((1.0, 0.1))
-    finding = engine.judge(on_gpu, bundle, 0, 2, slow)
+    finding = engine.judge(on_gpu, bundle, 0, IN_TURN, slow)
     assert (finding.broken, finding.unjudged is None) == ((), False)
     assert finding.cells["p50, p99 of a request: ms"] == "1.00, 2.00"
-    assert engine.judge(plan, bundle, 0, 6, slow).broken == ()
+    assert engine.judge(plan, bundle, 0, AT_ONCE, slow).broken == ()
 
 
-def test_both_ways_are_run(plan, bundle):
-    at_once, in_turn = engine.run(plan)
-    assert (at_once.cells["asked"], in_turn.cells["asked"]) == ("all at once", "2 clients, each in turn")
+def test_all_ways_are_run(plan, bundle):
+    at_once, in_turn, alone = engine.run(plan)
+    asked = [finding.cells["asked"] for finding in (at_once, in_turn, alone)]
+    assert asked == ["all at once", "by 2 clients, each in turn", "one after the other"]
     # Two clients never have more than two sequences in a batch.
     assert int(in_turn.cells["batches"]) >= 3
+    assert at_once.cells["p50, p99 of a request: ms"] == ""
+    assert alone.cells["p50, p99 of a request: ms"]
 
 
 def test_a_gpu_is_measured_with_graphs_and_without(on_gpu, bundle, monkeypatch):
     FakeCuda().install(monkeypatch.setattr)
     findings = list(engine.run(on_gpu))
-    assert [finding.cells["graphs"] for finding in findings] == ["0", "0", "64", "64"]
+    assert [finding.cells["graphs"] for finding in findings] == ["0"] * 3 + ["64"] * 3
     # How fast a fake is, nobody cares.
     assert not [law for finding in findings for law in finding.broken if "of bare ONNX Runtime" not in law]

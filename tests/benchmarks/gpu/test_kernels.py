@@ -6,7 +6,9 @@ from benchmarks.gpu import kernels
 
 PATH = "tests/kernels/cuda/test_on_gpu.py"
 FAILED = "<testcase name='bad'><failure message='far'/></testcase>"
-SKIPPED = "<testcase name='skipped'><skipped message='no GPU: none'/></testcase>"
+SKIPPED = "<testcase name='it'><skipped message='no GPU: none'>test.py:3: no GPU: none</skipped></testcase>"
+FILE = """<testcase name='it'><skipped message='collection skipped'>('test.py', 3, 'Skipped: no GPU: none')</skipped>
+</testcase>"""
 
 
 def judge(*cases):
@@ -19,7 +21,8 @@ def test_reports():
     assert judge(good, SKIPPED).cells["passed"] == "1"
     assert judge(good, FAILED).broken == ("1 failed, such as bad",)
     assert judge(good, "<testcase name='worse'><error message='x'/></testcase>").broken
-    assert judge(SKIPPED, SKIPPED).broken == ("nothing was tested: no GPU: none",)
+    assert judge(SKIPPED, SKIPPED).broken == ("nothing was tested: test.py:3: no GPU: none",)
+    assert judge(FILE).broken == ("nothing was tested: no GPU: none",)
     assert judge().broken == ("nothing was tested: 3 passed",)
 
 
