@@ -16,8 +16,9 @@ class Plan:
     folder: str
     """Where bundles are."""
     proven: tuple[str, ...]
-    """Models whose bundles are proven."""
+    """Models that were trained."""
     precisions: tuple[str, ...]
+    """In which they are proven."""
     timed: tuple[str, ...]
     """Models that are timed too, a checkpoint of which is in the folder."""
     timed_precisions: tuple[str, ...]
@@ -56,12 +57,13 @@ class Plan:
         return min(self.shortest, longest), longest
 
     def bundles(self) -> list[Bundle]:
-        """All, those of committed checkpoints first."""
-        return [
+        """All: those that are proven in every precision, and those that are timed."""
+        proven = [
             Bundle(root=self.folder, model=model, precision=precision)
             for model in self.proven
             for precision in self.precisions
         ]
+        return list(dict.fromkeys([*proven, *self.timed_bundles()]))
 
     def timed_bundles(self) -> list[Bundle]:
         """Those that are timed."""
@@ -78,7 +80,7 @@ def plan_for(device: str, folder: str) -> Plan:
         return Plan(
             device=device,
             folder=folder,
-            proven=(*COMMITTED, REFERENCE, LARGE),
+            proven=COMMITTED,
             precisions=PRECISIONS,
             timed=(REFERENCE, LARGE),
             timed_precisions=("float32", "float16"),
@@ -86,7 +88,7 @@ def plan_for(device: str, folder: str) -> Plan:
     return Plan(
         device=device,
         folder=folder,
-        proven=("nt-expressive", REFERENCE),
+        proven=("nt-expressive",),
         precisions=("float32", "float16"),
         timed=(REFERENCE,),
         timed_precisions=("float32",),

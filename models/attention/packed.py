@@ -31,9 +31,10 @@ def scatter_steps(
 def mean_steps(rows: Float[Tensor, "T D"], slots: Int[Tensor, "B N"]) -> Float[Tensor, "B D"]:
     """Mean over the steps of every sequence, summed in at least float32."""
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    total = gather_steps(wide[:, None], slots)[:, 0].sum(1)
-    num_steps = (slots < rows.shape[0]).sum(1, keepdim=True)
-    return (total / num_steps).to(rows.dtype)
+    # A column of ones counts the steps: to compare slots with T is work for a CPU (export/bodies/packed.py).
+    counted = torch.cat([wide, wide.new_ones(rows.shape[0], 1)], dim=1)
+    total = gather_steps(counted[:, None], slots)[:, 0].sum(1)
+    return (total[:, :-1] / total[:, -1:]).to(rows.dtype)
 
 
 def allowed_keys(slots: Int[Tensor, "B N"], num_rows: int, *, causal: bool, window: int = 0) -> Bool[Tensor, "B 1 N N"]:
