@@ -39,8 +39,8 @@ def ScatterSteps(steps, slots, rows):
 @script(DOMAIN, default_opset=op)
 def AllowedKeys(slots, rows, causal: int, window: int):
     """Which keys a query may see: bool [B, 1, 1, N, N], or [B, 1, 1, 1, N] where every query sees the same ones."""
-    # Gathered, not compared with T: what is made of sizes and inputs alone ONNX Runtime computes on the CPU. On a GPU it
-    # would copy `slots` there and every layer's mask back, and a run with copies cannot be recorded as a CUDA graph.
+    # Gathered, not compared with T: what is made of sizes and inputs alone ONNX Runtime computes on the CPU. From a GPU
+    # it would copy `slots` there and every layer's mask back, and a run with copies cannot be recorded as a CUDA graph.
     present = op.Expand(op.Constant(value_float=1.0), op.Shape(rows, end=1))
     known = op.Gather(op.Concat(present, op.Constant(value_floats=[0.0]), axis=0), slots, axis=0)
     exists = op.Unsqueeze(op.Cast(known, to=9), op.Constant(value_ints=[1, 2, 3]))
