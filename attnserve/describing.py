@@ -38,18 +38,6 @@ class RowStatistics:
     """Outputs of AttentionStatistics by name: `received` [H, N], of all these rows together; others [H, Q]."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RowBlock:
-    """Rows that are described in one run of the op."""
-
-    rows: slice
-    """Place of these Q rows among those asked for."""
-    keys: slice
-    """The N keys that the run needs, of the sequence's."""
-    feeds: dict[str, NDArray[Any]]
-    """Its inputs but `query` [H, Q, E] of `rows` and `key` [H, N, E] of `keys`."""
-
-
 class Describing:
     """The graphs of AttentionStatistics.
 
@@ -84,61 +72,34 @@ class Describing:
             ids: [N] of tokens, whose repetitions are looked for; None of features.
             check: called before every run; may raise.
         """
+        first, last = visible_keys(layer, steps, len(key))
         queries, keys = queries_by_head(query, heads), keys_by_head(layer, key, heads)
-        session = self._sessions[layer.weighting]
-
-        def run(block: RowBlock) -> list[NDArray[np.float32]]:
-            check()
-            feeds = {"query": part_of(queries, block.rows), "key": part_of(keys, block.keys)}
-            return session.run([*ROW_SUMS, RECEIVED], feeds | block.feeds)  # type: ignore[no-any-return]
-
-        at_once = max(1, len(steps))
+        tokens = np.zeros(len(key), np.int64) if ids is None else ids
+        sums = {name: np.zeros((len(heads), len(steps)), np.float32) for name in ROW_SUMS}
+        received = np.zeros((len(heads), len(key)), np.float32)
+        num_rows = max(1, len(steps))
         if not self.has_kernels:
-            at_once = rows_per_block(max(1, len(heads)) * len(key), is_resident=isinstance(key, Resident))
-        return describe_blocks(
-            run, layer, steps=steps, num_keys=len(key), num_heads=len(heads), ids=ids, at_once=at_once
-        )
-
-
-def describe_blocks(
-    run: Callable[[RowBlock], Sequence[NDArray[np.float32]]],
-    layer: Layer,
-    *,
-    steps: NDArray[np.int64],
-    num_keys: int,
-    num_heads: int,
-    ids: NDArray[np.int64] | None = None,
-    at_once: int,
-) -> RowStatistics:
-    """Statistics of rows, block by block, wherever the op is run.
-
-    Args:
-        run: gives the op's outputs for a block, in their order.
-        layer: how the layer attends.
-        steps: [Q] steps of the query rows within the sequence.
-        num_keys: N, of the whole sequence.
-        num_heads: H
-        ids: [N] of tokens, whose repetitions are looked for; None of features.
-        at_once: rows of a block.
-    """
-    first, last = visible_keys(layer, steps, num_keys)
-    tokens = np.zeros(num_keys, np.int64) if ids is None else ids
-    scalars = {name: np.array(getattr(layer, name), np.float32) for name in ("scale", "softcap", "epsilon")}
-    sums = {name: np.zeros((num_heads, len(steps)), np.float32) for name in ROW_SUMS}
-    received = np.zeros((num_heads, num_keys), np.float32)
-    # Without heads there is nothing to run for.
-    for rows, seen in cut_rows(first, last, at_once) if num_heads else ():
-        # One key more, which none of these rows sees: what comes right after it is `induction`, and where it is in the
-        # place of key 0 nothing is `sink`.
-        keys = slice(max(seen.start - 1, 0), seen.stop)
-        places = {"step": steps, "first_key": first, "last_key": last}
-        feeds = {name: array[rows] - keys.start for name, array in places.items()}
-        block = RowBlock(rows=rows, keys=keys, feeds={"token": tokens[keys], **feeds, **scalars})
-        *of_rows, of_keys = run(block)
-        for name, array in zip(ROW_SUMS, of_rows, strict=True):
-            sums[name][:, rows] = array
-        received[:, keys] += of_keys
-    return RowStatistics(steps=steps, first_key=first, last_key=last, sums={**sums, RECEIVED: received})
+            num_rows = rows_per_block(max(1, len(heads)) * len(key), is_resident=isinstance(key, Resident))
+        # Without heads there is nothing to run for.
+        for rows, seen in cut_rows(first, last, num_rows) if len(heads) else ():
+            check()
+            # One key more, which none of these rows sees: what comes right after it is `induction`, and where it is in
+            # the place of key 0 nothing is `sink`.
+            needed = slice(max(seen.start - 1, 0), seen.stop)
+            feeds = {
+                "query": part_of(queries, rows),
+                "key": part_of(keys, needed),
+                "token": tokens[needed],
+                "step": steps[rows] - needed.start,
+                "first_key": first[rows] - needed.start,
+                "last_key": last[rows] - needed.start,
+                **{name: np.array(getattr(layer, name), np.float32) for name in ("scale", "softcap", "epsilon")},
+            }
+            *of_rows, of_keys = self._sessions[layer.weighting].run([*ROW_SUMS, RECEIVED], feeds)
+            for name, array in zip(ROW_SUMS, of_rows, strict=True):
+                sums[name][:, rows] = array
+            received[:, needed] += of_keys
+        return RowStatistics(steps=steps, first_key=first, last_key=last, sums={**sums, RECEIVED: received})
 
 
 def statistics_file(weighting: str) -> Path:

@@ -44,7 +44,7 @@ class Weighing:
     Args:
         sessions: of the graphs, by path in the bundle, all on the CPU or all on one device. Where `rows_file` of a
             weighting is missing, as in older bundles, its other two graphs do the same in more than twice the time.
-        describing: adds rows up without writing them down; None where rows are added up as well in numpy.
+        describing: adds rows up without writing them down; None where numpy adds them up in less time.
         check: called before every block of rows; may raise.
     """
 

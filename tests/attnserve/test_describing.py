@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from attnserve.describing import Describing, RowBlock, describe_blocks, statistics_file
+from attnserve.describing import RECEIVED, Describing, statistics_file
 from attnserve.runtime import Runtime
 from attnserve.sessions import open_session
 from tests.attnserve.test_weighing import OLD_BUNDLE, OPTIONS, WEIGHTINGS, layer_of
@@ -104,22 +104,34 @@ def test_bodies_take_blocks_and_kernels_all_rows(
     assert len(calls) == (1 if describing.has_kernels else 3)
 
 
+class Recorder:
+    """A session that keeps what it is fed, and gives the number of its runs for every output."""
+
+    def __init__(self) -> None:
+        self.fed: list[dict[str, NDArray[Any]]] = []
+
+    def run(self, names: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        self.fed.append(feeds)
+        sizes = {name: len(feeds["token" if name == RECEIVED else "step"]) for name in names}
+        return [np.full((len(feeds["query"]), size), len(self.fed), np.float32) for size in sizes.values()]
+
+
 @pytest.mark.parametrize("ids", [None, np.array([3, 1, 3, 1, 3, 1, 3])])
-def test_blocks_are_formed_for_whoever_runs_them(runtime: Runtime, ids: NDArray[np.int64] | None) -> None:
+def test_a_block_has_the_keys_that_its_rows_see_and_the_one_before(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, ids: NDArray[np.int64] | None
+) -> None:
+    monkeypatch.setattr("attnserve.rows.BLOCK_NUMBERS", 1)
+    monkeypatch.setattr("attnserve.rows.MIN_BLOCK_ROWS", 2)
     layer = layer_of(runtime.manifest, "expressive", causal=True, window=2, epsilon=0.5)
-    blocks: list[RowBlock] = []
-
-    def run(block: RowBlock) -> list[NDArray[np.float32]]:
-        blocks.append(block)
-        sizes = [len(block.feeds["step"])] * 8 + [len(block.feeds["token"])]
-        return [np.full((3, size), len(blocks), np.float32) for size in sizes]
-
-    found = describe_blocks(run, layer, steps=np.array([0, 4, 5]), num_keys=7, num_heads=3, ids=ids, at_once=2)
-    first, second = blocks
-    assert (first.rows, first.keys) == (slice(0, 2), slice(0, 5))
-    # With the key before the first one that is seen.
-    assert (second.rows, second.keys) == (slice(2, 3), slice(3, 6))
-    assert {name: array.tolist() for name, array in second.feeds.items()} == {
+    key = np.random.default_rng(0).normal(size=(7, 2, 4)).astype(np.float32)
+    session, steps = Recorder(), np.array([0, 4, 5])
+    describing = Describing({"expressive": session}, has_kernels=False)
+    found = describing.describe(layer, key[steps], key, steps=steps, heads=[1], ids=ids)
+    first, second = session.fed
+    assert (first["step"].tolist(), len(first["token"])) == ([0, 4], 5)
+    np.testing.assert_array_equal(second.pop("query"), key[None, [5], 1])
+    np.testing.assert_array_equal(second.pop("key"), key[None, 3:6, 1])
+    assert {name: array.tolist() for name, array in second.items()} == {
         "token": [0, 0, 0] if ids is None else [1, 3, 1],
         "step": [2],
         "first_key": [1],
@@ -128,8 +140,8 @@ def test_blocks_are_formed_for_whoever_runs_them(runtime: Runtime, ids: NDArray[
         "softcap": 0.0,
         "epsilon": 0.5,
     }
-    assert found.sums["mass"].tolist() == [[1, 1, 2]] * 3
-    assert found.sums["received"].tolist() == [[1, 1, 1, 3, 3, 2, 0]] * 3
+    assert found.sums["mass"].tolist() == [[1, 1, 2]]
+    assert found.sums["received"].tolist() == [[1, 1, 1, 3, 3, 2, 0]]
     assert (found.first_key.tolist(), found.last_key.tolist()) == ([0, 3, 4], [0, 4, 5])
 
 
