@@ -1,6 +1,8 @@
 """The bundles that are proven and timed: exported once, on any machine, into a folder that git ignores."""
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,6 +43,11 @@ class Bundle:
         return (self.folder / "manifest.json").exists()
 
     @property
+    def stamp(self) -> Path:
+        """Says what code it was exported by."""
+        return self.repository / "exported-by"
+
+    @property
     def checkpoint(self) -> Path:
         """What it is exported from."""
         committed = ROOT / "checkpoints" / self.model
@@ -53,11 +60,12 @@ class Bundle:
 
 
 def prepare(bundles: Sequence[Bundle]) -> list[Bundle]:
-    """Export those that are missing, several at a time; returns those that could not be.
+    """Export those that are missing or of other code, several at a time; returns those that could not be.
 
     By processes of their own: torch, its threads and its memory are none of what is measured.
     """
-    missing = [bundle for bundle in dict.fromkeys(bundles) if not bundle.is_there]
+    code = hash_code()
+    missing = [bundle for bundle in dict.fromkeys(bundles) if not (bundle.is_there and _read(bundle.stamp) == code)]
     # An export computes on one core most of the time.
     num_workers = max(1, min(count_cores(), len(missing)))
     threads = str(max(1, count_cores() // num_workers))
@@ -68,12 +76,28 @@ def prepare(bundles: Sequence[Bundle]) -> list[Bundle]:
 
     def export(bundle: Bundle) -> bool:
         print(f"exporting {bundle.model} in {bundle.precision}", file=sys.stderr, flush=True)
+        shutil.rmtree(bundle.folder, ignore_errors=True)
         words = ("export", str(bundle.checkpoint), str(bundle.folder), "--precision", bundle.precision)
-        return _run("-m", "attnserve", *words, threads=threads)
+        is_exported = _run("-m", "attnserve", *words, threads=threads)
+        if is_exported:
+            bundle.stamp.write_text(code, "utf-8")
+        return is_exported
 
     with ThreadPoolExecutor(num_workers) as pool:
         exported = list(pool.map(export, missing))
     return [bundle for bundle, is_there in zip(missing, exported, strict=True) if not is_there]
+
+
+def hash_code() -> str:
+    """Of all that makes a bundle what it is, besides its checkpoint."""
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in ("export", "models") for path in (ROOT / folder).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> str:
+    return file.read_text("utf-8") if file.exists() else ""
 
 
 def _run(*words: str, threads: str) -> bool:

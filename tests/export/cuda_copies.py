@@ -18,6 +18,8 @@ READ_ON_CPU = {
     "ConstantOfShape": {0},
     "CumSum": {1},
     "Expand": {1},
+    "If": {0},
+    "Loop": {0, 1},
     "Range": {0, 1, 2},
     "Reshape": {1},
     "Slice": {1, 2, 3, 4},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,20 +18,32 @@ def exports(monkeypatch):
     def run(*words, threads):
         with lock:
             said.append(" ".join(words))
+        if "export" in words:
+            Path(words[4]).mkdir(parents=True, exist_ok=True)
         return not any("/bad" in word for word in words)
 
     monkeypatch.setattr(bundles, "_run", run)
     return said
 
 
-def test_what_is_there_stays(bundle, exports):
-    assert bundles.prepare([bundle]) == []
+def test_what_is_there_stays_unless_other_code_made_it(bundle, exports):
+    committed = dataclasses.replace(bundle, model="nt-expressive")
+    committed.folder.mkdir(parents=True)
+    (committed.folder / "manifest.json").touch()
+    committed.stamp.write_text(bundles.hash_code())
+    assert bundles.prepare([committed]) == []
     assert exports == []
+    committed.stamp.write_text("other")
+    assert bundles.prepare([committed]) == []
+    assert len(exports) == 1
+    # What was there has made room: nobody exports onto a bundle.
+    assert not (committed.folder / "manifest.json").exists()
+    assert committed.stamp.read_text() == bundles.hash_code()
 
 
 def test_what_is_missing_is_exported_once(bundle, exports, tmp_path):
     committed = dataclasses.replace(bundle, model="nt-expressive", precision="float16")
-    assert bundles.prepare([bundle, committed, committed]) == []
+    assert bundles.prepare([committed, committed]) == []
     (command,) = exports
     place = tmp_path / "float16" / "nt-expressive" / "nt-expressive" / "1"
     checkpoint = bundles.ROOT / "checkpoints" / "nt-expressive"
