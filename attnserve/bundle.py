@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from attnserve.certificate import Certificate, Quantisation
-from attnserve.interface import Interface
+from attnserve.interface import Interface, check_top_k
 from attnserve.records import RecordError, from_json, read_text, to_json
 
 FORMAT_VERSION = 1
@@ -39,6 +39,9 @@ MAX_MANIFEST_BYTES = MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
 TOKENS, FEATURES = "tokens", "features"
 POSITIONS, SLOTS, ROWS, CAPTURE, HEAD_SCALE = "positions", "slots", "rows", "capture", "head_scale"
 LOGITS = "logits"
+TOP_IDS, TOP_LOGITS, NORMALISER = "top_ids", "top_logits", "normaliser"
+TOP = (TOP_IDS, TOP_LOGITS, NORMALISER)
+"""What a graph that chooses the likeliest entries itself answers besides all logits; see docs/bundle.md."""
 CAPTURES = ("query", "key", "hidden", "value_norm", "metric")
 
 
@@ -144,6 +147,26 @@ class Manifest(Interface):
         for index, layer in enumerate(self.layers):
             if missing := set(layer.captures.values()) - outputs:
                 raise ValueError(f"layers[{index}].captures: expected names of outputs, got {min(missing)[:40]!r}")
+        self._check_top()
+
+    def _check_top(self) -> None:
+        found = {tensor.name: (tensor.dtype, tensor.shape[1:]) for tensor in self.outputs if tensor.name in TOP}
+        if not found:
+            return
+        entries = (str(self.top_k),)
+        if found != {TOP_IDS: ("int64", entries), TOP_LOGITS: ("float32", entries), NORMALISER: ("float32", ())}:
+            expected = f"int64 {TOP_IDS} [R, K], float32 {TOP_LOGITS} [R, K] and float32 {NORMALISER} [R]"
+            raise ValueError(f"outputs: expected {expected}, or none of them, got {', '.join(found)}")
+        check_top_k(self.top_k, self)
+
+    @property
+    def top_k(self) -> int | None:
+        """K, the entries per answer that the graph chooses itself; None if it answers with logits alone.
+
+        Read from its outputs: a field of its own would be unknown to releases that serve such a bundle by its logits.
+        """
+        sizes = [tensor.shape[-1] for tensor in self.outputs if tensor.name == TOP_IDS and tensor.shape]
+        return int(sizes[0]) if sizes and sizes[0].isdecimal() else None
 
     @property
     def num_heads(self) -> int:

@@ -44,7 +44,11 @@ def run(parsed: argparse.Namespace) -> int:
         finite = {name: value if math.isfinite(value) else None for name, value in found.items()}
         allowed = {"logits": report.certificate.logits.allowed, "maps": report.certificate.maps.allowed}
         rest = {"device": report.device, "passed": report.passed, "allowed": allowed, "table": report.table()}
-        rest |= {"changed": report.num_changed, "quantisation": to_json(report.quantisation)}
+        rest |= {
+            "changed": report.num_changed,
+            "wrong_top": report.num_wrong_top,
+            "quantisation": to_json(report.quantisation),
+        }
         rest["kernels"] = None if runtime.op_library is None else str(runtime.op_library)
         rest["weights_there"] = None if runtime.device == "cpu" else {"passed": reason is None, "reason": reason}
         print(json.dumps({**finite, **rest}))

@@ -51,6 +51,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="inline the function bodies: no custom domain in the file, and no kernel can replace them",
     )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="have the graph choose the K likeliest ids or classes itself: predictions of up to K need no logits",
+    )
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -63,6 +69,7 @@ def run(parsed: argparse.Namespace) -> int:
             place,
             precision=parsed.precision,
             portable=parsed.portable,
+            top_k=parsed.top_k,
             twin=twin,
             report=_print_step,
         )
@@ -82,6 +89,7 @@ def run_hugging_face(parsed: argparse.Namespace) -> int:
         untrained=parsed.untrained,
         precision=parsed.precision,
         portable=parsed.portable,
+        top_k=parsed.top_k,
         report=_print_step,
     )
     _print_proof(verified.table, verified.reference_logits)

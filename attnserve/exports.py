@@ -54,6 +54,9 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Options that say how something is exported."""
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="(default: float32)")
     parser.add_argument("--portable", action="store_true", help="no custom ops in the graph")
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="the graph chooses the K likeliest ids or classes itself"
+    )
     parser.add_argument("--no-activate", action="store_true", help="publish it, and let the model answer as before")
     parser.add_argument("--follow", action="store_true", help="wait for the end; the exit code is 0 if it succeeds")
 
@@ -65,6 +68,7 @@ def check_no_export_options(parsed: argparse.Namespace) -> None:
         ValueError: names the first.
     """
     given = {"--precision": parsed.precision != PRECISIONS[0], "--portable": parsed.portable}
+    given |= {"--top-k": parsed.top_k is not None}
     given |= {"--no-activate": parsed.no_activate, "--follow": parsed.follow}
     for flag, is_given in given.items():
         if is_given:
@@ -98,6 +102,7 @@ def start(parsed: argparse.Namespace, remote: Remote, checkpoint: str) -> int:
         _read_version(version) if version else None,
         precision=parsed.precision,
         portable=parsed.portable,
+        top_k=parsed.top_k,
         activate=not parsed.no_activate,
     )
     print(f"export {job['id']} of {job['model']}/{job['version']}", flush=True)

@@ -39,6 +39,7 @@ def start_export(
     *,
     precision: str = PRECISIONS[0],
     portable: bool = False,
+    top_k: int | None = None,
     activate: bool = True,
     wait: Callable[[float], object] = time.sleep,
 ) -> Job:
@@ -51,6 +52,7 @@ def start_export(
         version: of the model; None is the next one.
         precision: one of `PRECISIONS`.
         portable: whether there are no custom ops in the graph.
+        top_k: likeliest ids or classes that the graph chooses itself.
         activate: whether the model answers with it then.
         wait: where the service was away for a moment.
 
@@ -61,7 +63,8 @@ def start_export(
         "checkpoint": checkpoint,
         "model": model,
         "precision": precision,
-        "options": {"portable": portable},
+        # Only where it is given: a service of an older release would refuse what it does not know.
+        "options": {"portable": portable} | ({} if top_k is None else {"top_k": top_k}),
         "activate": activate,
     }
     if version is not None:

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, BundleError, Layer
+from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, TOP, BundleError, Layer
 from attnserve.certificate import Certificate
 from attnserve.packing import pack
 from attnserve.report import BatchResult, Report
 from attnserve.resident import Captured
 from attnserve.runtime import Runtime
+from attnserve.top import count_wrong, measure_top, read_top
 from attnserve.weighing import Weighing
 
 # One unit in the last place of 1.
@@ -186,6 +187,8 @@ def _rehearse(runtime: Runtime, golden: Golden, members: NDArray[np.int64]) -> N
     packed = pack([np.zeros_like(golden.sequences[member]) for member in members[::-1]])
     rows, _ = _rows_in_batch(golden, members, golden.logit_rows)
     runtime.run(packed, np.zeros_like(rows), [LOGITS])
+    if runtime.manifest.top_k is not None:
+        runtime.run(packed, np.zeros_like(rows), TOP)
 
 
 def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64], *, stays: bool) -> BatchResult:
@@ -216,12 +219,19 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64], 
     expected = golden.logits[expected_logits]
     answers = (plain[LOGITS], outputs[LOGITS])
     largest = float(np.abs(golden.logits).max())
+    logits, num_wrong_top = max(largest_difference(found, expected) for found in answers), 0
+    if manifest.top_k is not None:
+        # What is asked for logits as well, and what is not.
+        together, alone = runtime.run(packed, rows, [LOGITS, *TOP]), runtime.run(packed, rows, TOP)
+        num_wrong_top = count_wrong(together, settles_ties=runtime.device == "cpu")
+        logits = max(logits, largest_difference(together[LOGITS], expected), measure_top(read_top(alone), expected))
     return BatchResult(
         num_sequences=len(members),
         longest=max(packed.lengths),
-        logits=max(largest_difference(found, expected) for found in answers),
+        logits=logits,
         maps=maps,
         num_changed=max(_count_changed(found, expected, manifest.certificate, largest) for found in answers),
+        num_wrong_top=num_wrong_top,
     )
 
 

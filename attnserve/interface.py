@@ -93,6 +93,13 @@ class Interface:
         return length - 1 if self.pooling == "last" else 0
 
 
+def check_top_k(top_k: object, interface: Interface) -> None:
+    """Raise `ValueError` unless so many entries of an answer can be chosen."""
+    if type(top_k) is not int or not 1 <= top_k <= interface.num_outputs:
+        what = "the vocabulary" if interface.num_classes is None else "its classes"
+        raise ValueError(f"top_k: expected an integer from 1 to {interface.num_outputs} ({what}), got {top_k!r}")
+
+
 def check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `ValueError` naming the field unless `value` is one of `choices`."""
     if value not in choices:

@@ -53,6 +53,8 @@ class ExportOrder:
     version: int
     precision: str = "float32"
     portable: bool = False
+    top_k: int | None = None
+    """Likeliest entries that the graph chooses itself. How many there can be, only the checkpoint says."""
     activate: bool = True
     """Whether it becomes the model's active version once it is published."""
 
@@ -70,6 +72,8 @@ class ExportOrder:
             )
         if not is_version(str(self.version)):
             raise ValueError(f"version: expected an integer from 1 to 999999999, got {self.version}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k: expected an integer of at least 1, got {self.top_k}")
 
     @property
     def is_path(self) -> bool:

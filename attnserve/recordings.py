@@ -1,4 +1,4 @@
-"""Recordings: CUDA graphs of a session, one per bucket of sizes, recorded when a bucket comes for the second time.
+"""Recordings: CUDA graphs of a session, one per bucket of sizes and outputs, recorded when they come a second time.
 
 What ONNX Runtime asks of whoever has it record graphs (its page of the CUDA provider, "Using CUDA Graphs"):
 
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.buckets import Bucket
+from attnserve.bundle import Tensor
 from attnserve.traffic import CUDA
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,19 @@ MAX_CELLS = 2**18
 RECORDED_PER_PLACE = 8
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a graph is of."""
+
+    bucket: Bucket
+    outputs: tuple[Tensor, ...]
+    """[num_answers, ...] each, with sizes that are fixed."""
+    num_answers: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class _Recording:
-    bucket: Bucket
+    wanted: Wanted
     graph_id: int
     inputs: Mapping[str, Any]
     """Tensors on the device, by name."""
@@ -57,17 +68,15 @@ class Recordings:
         session: made with `enable_cuda_graph`.
         device: "cuda"; "cpu" computes the same without a graph, for tests.
         gpu: its number.
-        output: name of the one output.
         max_recordings: kept at a time. The one that has not been used for longest makes room.
     """
 
-    def __init__(self, session: Any, *, device: str, gpu: int, output: str, max_recordings: int) -> None:
+    def __init__(self, session: Any, *, device: str, gpu: int, max_recordings: int) -> None:
         self._session = session
         self._device = (device, gpu)
-        self._output = output
         self._max_recordings = max_recordings
-        self._recordings: OrderedDict[Bucket, _Recording] = OrderedDict()
-        self._seen: set[Bucket] = set()
+        self._recordings: OrderedDict[Wanted, _Recording] = OrderedDict()
+        self._seen: set[Wanted] = set()
         self._num_recorded = self._num_forgotten = 0
         self.turn = threading.Lock()
         self.is_on = True
@@ -76,29 +85,27 @@ class Recordings:
     def __len__(self) -> int:
         return len(self._recordings)
 
-    def wants(self, bucket: Bucket) -> bool:
+    def wants(self, wanted: Wanted) -> bool:
         """Whether a batch of these sizes should be padded, and run here; not the first time that it is asked."""
-        if not self.is_on or bucket.num_rows > MAX_ROWS or bucket.num_cells > MAX_CELLS:
+        if not self.is_on or wanted.bucket.num_rows > MAX_ROWS or wanted.bucket.num_cells > MAX_CELLS:
             return False
-        if bucket in self._recordings:
+        if wanted in self._recordings:
             return True
-        if bucket not in self._seen:
-            self._seen.add(bucket)
+        if wanted not in self._seen:
+            self._seen.add(wanted)
             return False
         return self._num_recorded - self._num_forgotten < RECORDED_PER_PLACE * self._max_recordings
 
-    def run(
-        self, bucket: Bucket, feeds: Mapping[str, NDArray[Any]], shape: tuple[int, ...], dtype: str
-    ) -> NDArray[Any] | None:
-        """The output, of `shape` and `dtype`, of a batch that has been padded; None if it is to be run plainly."""
+    def run(self, wanted: Wanted, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
+        """The outputs of a batch that has been padded, by name; None if it is to be run plainly."""
         try:
-            recording = self._recordings.get(bucket)
+            recording = self._recordings.get(wanted)
             if recording is not None:
                 with CUDA.run():
                     return self._replay(recording, feeds)
             with CUDA.silence() as is_silent:
                 # A model is being loaded, for seconds: later, then.
-                return self._record(bucket, feeds, shape, dtype) if is_silent else None
+                return self._record(wanted, feeds) if is_silent else None
         except Exception:  # ONNX Runtime raises a dozen types of its own, none of them public.
             # What is left of the session nobody knows; a plain run will say, and golden after it.
             log.exception("a CUDA graph failed, and there will be none: runs are plain from now on")
@@ -117,17 +124,15 @@ class Recordings:
         self._seen.clear()
         self._num_forgotten = self._num_recorded
 
-    def _replay(self, recording: _Recording, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def _replay(self, recording: _Recording, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for name, tensor in recording.inputs.items():
             if feeds[name].size:
                 tensor.update_inplace(np.ascontiguousarray(feeds[name]))
         self._session.run_with_iobinding(recording.binding, recording.options)
-        self._recordings.move_to_end(recording.bucket)
-        return _read(recording.binding)
+        self._recordings.move_to_end(recording.wanted)
+        return _read(recording)
 
-    def _record(
-        self, bucket: Bucket, feeds: Mapping[str, NDArray[Any]], shape: tuple[int, ...], dtype: str
-    ) -> NDArray[Any]:
+    def _record(self, wanted: Wanted, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         import onnxruntime
 
         while len(self._recordings) >= self._max_recordings:
@@ -143,21 +148,25 @@ class Recordings:
             # A copy: on the CPU the tensor would be the caller's array, and be written to.
             inputs[name] = make.ortvalue_from_numpy(np.array(array), *self._device)
             binding.bind_ortvalue_input(name, inputs[name])
-        output = make.ortvalue_from_shape_and_type(shape, np.dtype(dtype), *self._device)
-        binding.bind_ortvalue_output(self._output, output)
+        for output in wanted.outputs:
+            shape = (wanted.num_answers, *map(int, output.shape[1:]))
+            binding.bind_ortvalue_output(
+                output.name, make.ortvalue_from_shape_and_type(shape, np.dtype(output.dtype), *self._device)
+            )
         # Warms up, records, and runs what was recorded, all in the first run.
         self._session.run_with_iobinding(binding, options)
-        self._recordings[bucket] = _Recording(
-            bucket=bucket, graph_id=self._num_recorded, inputs=inputs, binding=binding, options=options
+        recording = _Recording(
+            wanted=wanted, graph_id=self._num_recorded, inputs=inputs, binding=binding, options=options
         )
-        return _read(binding)
+        self._recordings[wanted] = recording
+        return _read(recording)
 
     def _evict(self) -> None:
         _, recording = self._recordings.popitem(last=False)
         self._session.release_captured_graph(recording.graph_id)
 
 
-def _read(binding: Any) -> NDArray[Any]:
-    (found,) = binding.copy_outputs_to_cpu()
-    # On the CPU that is the tensor itself, which the next run overwrites.
-    return np.array(found)
+def _read(recording: _Recording) -> dict[str, NDArray[Any]]:
+    found = recording.binding.copy_outputs_to_cpu()
+    # On the CPU these are the tensors themselves, which the next run overwrites.
+    return {output.name: np.array(array) for output, array in zip(recording.wanted.outputs, found, strict=True)}

@@ -15,6 +15,8 @@ class BatchResult:
     maps: float
     num_changed: int
     """Answers whose likeliest class is another one, though the truth's margin is too large for that."""
+    num_wrong_top: int = 0
+    """Answers whose top entries, chosen by the graph, are not those of its logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,16 @@ class Report:
         return sum(batch.num_changed for batch in self.batches)
 
     @property
+    def num_wrong_top(self) -> int:
+        """Answers whose top entries are wrong; see `BatchResult`."""
+        return sum(batch.num_wrong_top for batch in self.batches)
+
+    @property
     def passed(self) -> bool:
         """Whether all is within the certificate; NaN is not."""
         certificate = self.certificate
         within = self.logits <= certificate.logits.allowed and self.maps <= certificate.maps.allowed
-        return within and not self.num_changed
+        return within and not self.num_changed and not self.num_wrong_top
 
     def table(self) -> str:
         """The report as text, for people."""
@@ -61,6 +68,8 @@ class Report:
         verdict = "within the certificate" if self.passed else "OUTSIDE THE CERTIFICATE"
         if self.num_changed:
             verdict += f": {self.num_changed} answers name another class though the margin is large"
+        if self.num_wrong_top:
+            verdict += f": of {self.num_wrong_top} answers the top entries are not those of their logits"
         same, costs = ("", []) if self.quantisation is None else (" of the same weights", [self.quantisation.table()])
         title = f"largest differences of {certificate.precision} from PyTorch float64{same}, on {self.device}:"
         return "\n".join([title, head, *lines, allowed, verdict, *costs])

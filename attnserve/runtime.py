@@ -23,6 +23,7 @@ from attnserve.bundle import (
     ROWS,
     SLOTS,
     TOKENS,
+    TOP,
     BundleError,
     Manifest,
     read_manifest,
@@ -34,7 +35,7 @@ from attnserve.interface import Interface
 from attnserve.interrupt import Interrupt
 from attnserve.packing import Empty, Packed
 from attnserve.pinned import find_empty
-from attnserve.recordings import GRAPH_ID, NO_GRAPH, Recordings
+from attnserve.recordings import GRAPH_ID, NO_GRAPH, Recordings, Wanted
 from attnserve.residence import Residence
 from attnserve.resident import Resident
 from attnserve.sessions import list_ops, open_model, open_session
@@ -83,7 +84,7 @@ class Runtime:
         self.op_library = library if self.device == "cpu" else None
         self.binds = self.device != "cpu" if binds is None else binds
         self.recordings = (
-            Recordings(self.session, device=self.device, gpu=cuda.gpu, output=LOGITS, max_recordings=opened.num_graphs)
+            Recordings(self.session, device=self.device, gpu=cuda.gpu, max_recordings=opened.num_graphs)
             if self.binds and opened.num_graphs
             else None
         )
@@ -179,11 +180,11 @@ class Runtime:
         names = list(outputs)
         # Outputs are copied before another run may begin: in the arena, graphs would write over them.
         with contextlib.nullcontext() if self.recordings is None else self.recordings.turn:
-            is_plain = names == [LOGITS] and not len(capture) and head_scale is None
+            is_plain = {LOGITS, *TOP}.issuperset(names) and not len(capture) and head_scale is None
             if is_plain and interrupt is None and not shrink:
-                logits = self._run_recorded(packed, rows)
-                if logits is not None:
-                    return {LOGITS: logits}
+                found = self._run_recorded(names, packed, rows)
+                if found is not None:
+                    return found
             feeds = self.feeds(packed, rows, capture, head_scale)
             options = self._shrinking if shrink else self._plain if interrupt is None else interrupt.options
             try:
@@ -200,21 +201,23 @@ class Runtime:
                     interrupt.check()
                 raise
 
-    def _run_recorded(self, packed: Packed, rows: NDArray[np.int64]) -> NDArray[Any] | None:
-        """Logits by a CUDA graph, of the batch padded to its bucket; None where there is none."""
+    def _run_recorded(
+        self, names: list[str], packed: Packed, rows: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]] | None:
+        """Outputs by a CUDA graph, of the batch padded to its bucket; None where there is none."""
         if self.recordings is None:
             return None
         bucket = find_bucket(packed, len(rows), self.manifest.max_length)
-        if not self.recordings.wants(bucket):
-            return None
-        padded = pad(packed, rows, bucket)
         asked, answered = len(rows), bucket.num_wanted
         if not self.manifest.has_rows:
             asked, answered = len(packed.lengths), bucket.num_sequences
-        (output,) = (tensor for tensor in self.manifest.outputs if tensor.name == LOGITS)
-        shape = (answered, self.manifest.num_outputs)
-        logits = self.recordings.run(bucket, self.feeds(padded.packed, padded.rows), shape, output.dtype)
-        return None if logits is None else logits[:asked]
+        outputs = tuple(tensor for tensor in self.manifest.outputs if tensor.name in names)
+        wanted = Wanted(bucket=bucket, outputs=outputs, num_answers=answered)
+        if not self.recordings.wants(wanted):
+            return None
+        padded = pad(packed, rows, bucket)
+        found = self.recordings.run(wanted, self.feeds(padded.packed, padded.rows))
+        return None if found is None else {name: array[:asked] for name, array in found.items()}
 
     def _make_outputs(
         self, names: Sequence[str], packed: Packed, num_wanted: int, num_captured: int

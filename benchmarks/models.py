@@ -11,12 +11,15 @@ OPTIONS = {"dot_product": {}, "expressive": {}, "elliptical": {"scope": "prefix"
 
 
 MAX_LENGTH = 1024
+VOCABULARY_SIZE = 1000
 
 
-def reference_config(variant: str, max_length: int = MAX_LENGTH) -> TransformerConfig:
+def reference_config(
+    variant: str, max_length: int = MAX_LENGTH, vocabulary_size: int = VOCABULARY_SIZE
+) -> TransformerConfig:
     """The reference model with one of the variants; its weights are the same whatever its longest sequence."""
     return TransformerConfig(
-        vocabulary_size=1000,
+        vocabulary_size=vocabulary_size,
         max_length=max_length,
         width=256,
         num_heads=8,
@@ -37,9 +40,11 @@ def large_config(variant: str) -> TransformerConfig:
     )
 
 
-def save_reference(variant: str, folder: Path, max_length: int = MAX_LENGTH) -> None:
+def save_reference(
+    variant: str, folder: Path, max_length: int = MAX_LENGTH, vocabulary_size: int = VOCABULARY_SIZE
+) -> None:
     """Write the reference model as a checkpoint."""
-    save_checkpoint(Transformer(reference_config(variant, max_length)), folder)
+    save_checkpoint(Transformer(reference_config(variant, max_length, vocabulary_size)), folder)
 
 
 def save_large(variant: str, folder: Path) -> None:

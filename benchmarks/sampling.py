@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from attnserve.interrupt import Interrupt, Interrupted
-from attnserve.service.engine import Engine, Job
+from attnserve.service.engine import Engine
+from attnserve.service.job import Job
 from attnserve.service.sampling import measure
 from attnserve.service.sequences import Reader
 from benchmarks.models import OPTIONS

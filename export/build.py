@@ -28,7 +28,7 @@ from attnserve.export.quantisation import measure_quantisation
 from attnserve.export.subject import DTYPES, Subject, find_layers
 from attnserve.export.verify import Verified, verify
 from attnserve.golden import write_golden
-from attnserve.interface import Interface
+from attnserve.interface import Interface, check_top_k
 
 Report = Callable[[str, str], Any]
 """Told the step that begins (of `attnserve.jobs.STEPS`) and what it does."""
@@ -42,6 +42,8 @@ class Order:
     interface: Interface
     precision: str
     portable: bool
+    top_k: int | None = None
+    """Likeliest entries that the graph chooses itself; None if it answers with logits alone."""
     card: dict[str, Any]
     tokenizer: Path | None
     sha256: dict[str, str]
@@ -53,6 +55,15 @@ class Order:
     projections: Sequence[str] | None = None
     stock: Stock | None = None
     """Answers in the place of the module, whose answers are held to these."""
+
+    def __post_init__(self) -> None:
+        """Refuse more entries than an answer has.
+
+        Raises:
+            ValueError: names the field.
+        """
+        if self.top_k is not None:
+            check_top_k(self.top_k, self.interface)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +90,7 @@ def build(order: Order, folder: Path, report: Report) -> Built:
     subject = Subject(module=module, interface=interface, layers=layers, precision=order.precision)
     report("graph", "attention lowered to nodes of domain attnserve, function bodies, captures")
     described = describe_layers(layers)
-    graph = build_graph(subject, described, portable=order.portable)
+    graph = build_graph(subject, described, portable=order.portable, top_k=order.top_k)
     save_graph(graph, folder / bundle.MODEL_FILE)
     (folder / "weights").mkdir()
     for weighting in dict.fromkeys(layer.weighting for layer in described):

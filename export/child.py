@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="there and empty")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--portable", action="store_true")
+    parser.add_argument("--top-k", type=int)
     options = parser.parse_args(arguments)
     # What aborts would leave its memory in the current folder.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -65,14 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Path("/proc/self/oom_score_adj").write_text("1000")
     channel = Channel(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
-    channel.conclude(judge(options.checkpoint, options.folder, options.precision, options.portable, channel))
+    verdict = judge(
+        options.checkpoint, options.folder, options.precision, options.portable, channel, top_k=options.top_k
+    )
+    channel.conclude(verdict)
     return 0
 
 
-def judge(checkpoint: Path, folder: Path, precision: str, portable: bool, channel: Channel) -> Verdict:
+def judge(
+    checkpoint: Path, folder: Path, precision: str, portable: bool, channel: Channel, *, top_k: int | None = None
+) -> Verdict:
     """Build a bundle and say what came of it; raises nothing."""
     try:
-        built = build_checkpoint(checkpoint, folder, precision=precision, portable=portable, report=channel.report)
+        built = build_checkpoint(
+            checkpoint, folder, precision=precision, portable=portable, top_k=top_k, report=channel.report
+        )
         return Verdict(
             outcome=Outcome(state="succeeded", parity=_measure(built)),
             manifest_sha256=hash_file(folder / MANIFEST_FILE),

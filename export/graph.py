@@ -14,6 +14,7 @@ from attnserve.export.canonical import canonicalise
 from attnserve.export.captures import add_captures, make_head_scale_optional
 from attnserve.export.quantisation import quantise_weights
 from attnserve.export.subject import Subject
+from attnserve.export.top import add_top
 from attnserve.export.trace import trace
 from attnserve.export.weights import NORMALISERS, ROWS, WEIGHTS
 
@@ -21,7 +22,9 @@ from attnserve.export.weights import NORMALISERS, ROWS, WEIGHTS
 MAX_INLINE_BYTES = 1 << 30
 
 
-def build_graph(subject: Subject, layers: Sequence[bundle.Layer], *, portable: bool) -> onnx.ModelProto:
+def build_graph(
+    subject: Subject, layers: Sequence[bundle.Layer], *, portable: bool, top_k: int | None = None
+) -> onnx.ModelProto:
     """The model's graph, complete. In int8 the subject's weights become those of the graph."""
     graph = trace(subject)
     if subject.precision == "int8":
@@ -29,6 +32,8 @@ def build_graph(subject: Subject, layers: Sequence[bundle.Layer], *, portable: b
     attach_bodies(graph)
     add_captures(graph, layers, [layer.head_projections for layer in subject.layers], subject.precision)
     make_head_scale_optional(graph)
+    if top_k is not None:
+        add_top(graph, top_k)
     strip_metadata(graph)
     return inline_bodies(graph) if portable else graph
 

@@ -56,6 +56,7 @@ def export_hugging_face(
     untrained: bool = False,
     precision: str = "float32",
     portable: bool = False,
+    top_k: int | None = None,
     report: Report = lambda *_: None,
 ) -> Verified:
     """Export a Hugging Face model to the bundle folder `destination` = repository/<model>/<version>.
@@ -70,6 +71,7 @@ def export_hugging_face(
         untrained: let `attention` be another than the model was trained with.
         precision: as `export_checkpoint`.
         portable: as `export_checkpoint`.
+        top_k: as `export_checkpoint`.
         report: told each step as it begins, and what it does.
 
     Raises:
@@ -86,6 +88,7 @@ def export_hugging_face(
         untrained=untrained,
         precision=precision,
         portable=portable,
+        top_k=top_k,
         report=report,
     )
     return publish(order, place, report)
@@ -97,6 +100,7 @@ def read_folder(
     precision: str,
     portable: bool,
     report: Report,
+    top_k: int | None = None,
     attention: str | None = None,
     task: str = "auto",
     untrained: bool = False,
@@ -108,6 +112,7 @@ def read_folder(
         precision: of the bundle.
         portable: inline the function bodies.
         report: told each step as it begins.
+        top_k: likeliest entries that the graph chooses itself.
         attention: a variant; as `config.attnserve` says if None, else dot-product.
         task: "auto", by the class that the config names, or one of the interface's.
         untrained: let `attention` be another than the model was trained with.
@@ -137,6 +142,7 @@ def read_folder(
         interface=interface,
         precision=precision,
         portable=portable,
+        top_k=top_k,
         card={"description": f"{type(model).__name__} of transformers"},
         tokenizer=tokenizer if tokenizer.exists() else None,
         sha256={name: bundle.hash_file(folder / name) for name in files if (folder / name).exists()},

@@ -30,6 +30,7 @@ def export_checkpoint(
     *,
     precision: str = "float32",
     portable: bool = False,
+    top_k: int | None = None,
     twin: str | None = None,
     report: Report = lambda *_: None,
 ) -> Verified:
@@ -44,6 +45,7 @@ def export_checkpoint(
         precision: "float32", "float16" or "bfloat16" (CUDA only), of weights and activations; attention computes in
             float32 always. "int8" is of weights alone; all computes in float32.
         portable: inline the function bodies, so that the file has no custom domain; kernels cannot replace them then.
+        top_k: have the graph choose so many of the likeliest ids or classes itself, so that predictions need no logits.
         twin: a variant that takes the place of the attention of every layer, with the same weights.
         report: told each step as it begins, and what it does.
 
@@ -52,12 +54,12 @@ def export_checkpoint(
         ExportError: `destination` is not repository/<model>/<version>, exists or cannot be written.
         BundleError: the card holds what JSON cannot.
         VerificationError: the bundle does not answer as PyTorch does.
-        ValueError: there is no such precision or twin.
+        ValueError: there is no such precision or twin, or there are fewer ids or classes than `top_k`.
     """
     place = Path(destination)
     check_choice("precision", precision, PRECISIONS)
     check_destination(place)
-    order = _read_order(Path(checkpoint), precision=precision, portable=portable, twin=twin, report=report)
+    order = _read_order(Path(checkpoint), precision=precision, portable=portable, top_k=top_k, twin=twin, report=report)
     return publish(order, place, report)
 
 
@@ -67,6 +69,7 @@ def build_checkpoint(
     *,
     precision: str = "float32",
     portable: bool = False,
+    top_k: int | None = None,
     report: Report = lambda *_: None,
 ) -> Built:
     """As `export_checkpoint`, but leave the proven bundle in `folder`, which is there and empty, for others to publish.
@@ -75,7 +78,7 @@ def build_checkpoint(
         ValueError: as `export_checkpoint`; what has been written by then is left.
     """
     check_choice("precision", precision, PRECISIONS)
-    order = _read_order(Path(checkpoint), precision=precision, portable=portable, report=report)
+    order = _read_order(Path(checkpoint), precision=precision, portable=portable, top_k=top_k, report=report)
     return build(order, Path(folder), report)
 
 
@@ -95,6 +98,7 @@ def export_module(
     card: dict[str, Any] | None = None,
     precision: str = "float32",
     portable: bool = False,
+    top_k: int | None = None,
     blocks: Sequence[str] | None = None,
     projections: Sequence[str] | None = None,
     report: Report = lambda *_: None,
@@ -120,6 +124,7 @@ def export_module(
         card: free-form JSON, shown by the service.
         precision: as `export_checkpoint`.
         portable: as `export_checkpoint`.
+        top_k: as `export_checkpoint`.
         blocks: names of the submodules that return the residual stream, one per layer, where they are not the elements
             of a `ModuleList`.
         projections: names of the `Linear`s that read the heads' outputs, one per layer, where they do not come next.
@@ -158,6 +163,7 @@ def export_module(
         interface=interface,
         precision=precision,
         portable=portable,
+        top_k=top_k,
         card=card or {},
         tokenizer=None if tokenizer is None else Path(tokenizer),
         sha256={"state_dict": hash_state(module)},
@@ -168,11 +174,13 @@ def export_module(
     return publish(order, place, report)
 
 
-def _read_order(source: Path, *, precision: str, portable: bool, report: Report, twin: str | None = None) -> Order:
+def _read_order(
+    source: Path, *, precision: str, portable: bool, top_k: int | None, report: Report, twin: str | None = None
+) -> Order:
     if names_class(source):
         if twin is not None:
             raise ValueError("twin: expected none with a Hugging Face model; export it with another attention instead")
-        return _read_hugging_face(source, precision=precision, portable=portable, report=report)
+        return _read_hugging_face(source, precision=precision, portable=portable, top_k=top_k, report=report)
     report("load", str(source))
     tokenizer = source / bundle.TOKENIZER_FILE
     if tokenizer.exists():
@@ -184,6 +192,7 @@ def _read_order(source: Path, *, precision: str, portable: bool, report: Report,
         interface=loaded.model.config.interface,
         precision=precision,
         portable=portable,
+        top_k=top_k,
         card=loaded.card,
         tokenizer=loaded.tokenizer,
         sha256={name: bundle.hash_file(source / name) for name in FILES if (source / name).exists()},

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from attnserve.bundle import HEAD_SCALE, LOGITS, MODEL_FILE, BundleError, Manifest
+from attnserve.bundle import HEAD_SCALE, LOGITS, MODEL_FILE, TOP, BundleError, Manifest
 from attnserve.golden import Golden, largest_difference
-from attnserve.interface import Interface
 from attnserve.packing import pack
 from attnserve.runtime import feeds_of
 from attnserve.sessions import NO_DEVICE
+from attnserve.top import count_wrong
 
 # The evaluator is plain numpy and slow: a few short sequences in one batch are enough to read the graph a second way.
 REFERENCE_MAX_ROWS = 40
@@ -103,8 +103,12 @@ def _replay(folder: Path, manifest: Manifest) -> Any:
     return report
 
 
-def _reference_difference(folder: Path, golden: Golden, interface: Interface) -> float:
-    """Largest difference in the logits when onnx's own evaluator runs the graph and its function bodies."""
+def _reference_difference(folder: Path, golden: Golden, manifest: Manifest) -> float:
+    """Largest difference in the logits when onnx's own evaluator runs the graph and its function bodies.
+
+    Raises:
+        VerificationError: top entries are not those of the logits.
+    """
     starts = np.cumsum(golden.lengths) - golden.lengths
     members = [index for index, end in enumerate(np.cumsum(golden.lengths)) if end <= REFERENCE_MAX_ROWS] or [0]
     packed = pack([golden.sequences[index] for index in members])
@@ -113,8 +117,17 @@ def _reference_difference(folder: Path, golden: Golden, interface: Interface) ->
     model = onnx.load(folder / MODEL_FILE)
     (head_scale,) = (entry for entry in model.graph.initializer if entry.name == HEAD_SCALE)
     # The evaluator does not take an input's default from its initialiser.
-    feeds = feeds_of(interface, packed, rows, head_scale=onnx.numpy_helper.to_array(head_scale))
+    feeds = feeds_of(manifest, packed, rows, head_scale=onnx.numpy_helper.to_array(head_scale))
     # Plain numpy: it warns of infinities that a select drops right afterwards.
     with np.errstate(all="ignore"):
-        outputs: Any = ReferenceEvaluator(model).run([LOGITS], feeds)
-    return largest_difference(outputs[0], golden.logits[np.searchsorted(golden.logit_rows, origin[rows])])
+        names = [LOGITS, *(() if manifest.top_k is None else TOP)]
+        found: Any = ReferenceEvaluator(model).run(names, feeds)
+        outputs = dict(zip(names, found, strict=True))
+        # Of equal logits it may choose others than ONNX says.
+        num_wrong = 0 if manifest.top_k is None else count_wrong(outputs, settles_ties=False)
+    if num_wrong:
+        raise VerificationError(
+            f"of {num_wrong} answers of onnx's ReferenceEvaluator the top entries are not those of their logits; "
+            "nothing was published"
+        )
+    return largest_difference(outputs[LOGITS], golden.logits[np.searchsorted(golden.logit_rows, origin[rows])])

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.service.divergence import kullback_leibler
-from attnserve.service.engine import Answer
 from attnserve.service.heads import Heads
+from attnserve.service.job import Answer, logits_of
 from attnserve.service.passes import Head
 from attnserve.service.prediction import check_finite, render_prediction, softmax
 from attnserve.service.preprocess import PredictRequest
@@ -38,7 +38,7 @@ def measure_importance(
     """The measures of the diagnostic "importance", means over positions."""
     heads = Heads(question)
     changes = [
-        measure_change(answer.logits, without[layer, head][index].logits)
+        measure_change(logits_of(answer), logits_of(without[layer, head][index]))
         for layer, some in heads.by_layer.items()
         for head in some
     ]
@@ -57,10 +57,10 @@ def describe_ablation(
     return {
         "heads": [list(head) for head in request.attention.ablate],
         "predictions": [
-            render_prediction(answer.logits, positions, request.top_k, reader.name_class)
+            render_prediction(answer.find_top(request.top_k), positions, reader.name_class)
             for answer, positions in zip(ablated, places, strict=True)
         ],
         "changes": [
-            measure_change(before.logits, after.logits) for before, after in zip(answers, ablated, strict=True)
+            measure_change(logits_of(before), logits_of(after)) for before, after in zip(answers, ablated, strict=True)
         ],
     }

@@ -11,7 +11,6 @@ from fastapi import Response
 from numpy.typing import NDArray
 
 from attnserve.bundle import Manifest
-from attnserve.service.engine import Answer
 from attnserve.service.entries import add_entries, describe_question, list_places
 from attnserve.service.formats.coding import SCALE, code
 from attnserve.service.formats.headers import describe_array, describe_coding, describe_layers, describe_selection
@@ -20,6 +19,7 @@ from attnserve.service.formats.picture import Panel, check_panels, draw_panels
 from attnserve.service.formats.respond import respond
 from attnserve.service.formats.tensors import Written, write_tensors
 from attnserve.service.heads import Heads
+from attnserve.service.job import Answer
 from attnserve.service.layout import coding_of
 from attnserve.service.prediction import render_prediction
 from attnserve.service.preprocess import PredictRequest
@@ -60,7 +60,7 @@ def describe_answer(
         "model": model,
         "version": version,
         "predictions": [
-            render_prediction(answer.logits, None if is_whole else positions, request.top_k, reader.name_class)
+            render_prediction(answer.find_top(request.top_k), None if is_whole else positions, reader.name_class)
             for answer, positions in zip(answers, request.positions, strict=True)
         ],
         "warnings": list(manifest.warnings),

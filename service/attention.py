@@ -14,8 +14,8 @@ from attnserve.service.ablation import measure_importance
 from attnserve.service.attended import Attended
 from attnserve.service.described import choose_described, measure_described
 from attnserve.service.diagnostics import DIAGNOSTICS, diagnose
-from attnserve.service.engine import Answer
 from attnserve.service.heads import Heads
+from attnserve.service.job import Answer
 from attnserve.service.layout import lay_out
 from attnserve.service.maps import compute_maps
 from attnserve.service.measures import mean_cosine
@@ -25,6 +25,7 @@ from attnserve.service.problems import TooLarge
 from attnserve.service.question import MAPS, Question
 from attnserve.service.rollout import compute_rollout
 from attnserve.service.selection import MAX_ENTRIES
+from attnserve.top import suffices
 from attnserve.weighing import Weighing
 
 WIDE_HINT = "ask for fewer layers, heads or queries, or send Accept: application/x-safetensors"
@@ -35,6 +36,8 @@ MAX_ABLATIONS = 4096
 NO_ABLATIONS: Mapping[Head, Sequence[Answer]] = {}
 # Of one token of a continuation: its entry in the answer, until that is sent.
 CONTINUED_BYTES = 512
+# Of an entry that a graph has chosen, an id and a logit; a normaliser is counted as one more.
+TOP_BYTES = 12
 
 
 def captures_for(manifest: Manifest, question: Question) -> frozenset[str]:
@@ -135,13 +138,15 @@ def answer_bytes(request: PredictRequest, layers: Sequence[Layer]) -> int:
 
 def held_bytes(request: PredictRequest, manifest: Manifest) -> int:
     """Memory that `request` takes until it is answered: its inputs, logits and captures, and what it goes on with."""
-    num_logits = manifest.num_outputs * sum(len(steps) for steps in request.positions)
-    num_logits *= 1 + len(list_ablations(request))
+    num_answers = (1 + len(list_ablations(request))) * sum(len(steps) for steps in request.positions)
+    answer_bytes = 4 * manifest.num_outputs
+    if manifest.top_k is not None and suffices(manifest.top_k, request.num_entries):
+        answer_bytes = TOP_BYTES * (manifest.top_k + 1)
     captures = frozenset() if request.attention is None else captures_for(manifest, request.attention)
     per_row = sum(math.prod(map(int, tensor.shape[1:])) for tensor in manifest.outputs if tensor.name in captures)
     going_on = 0 if request.continuation is None else request.continuation.num_tokens * len(request.inputs)
     num_bytes = sum(read.num_bytes for read in request.inputs) + CONTINUED_BYTES * going_on
-    return num_bytes + 4 * (num_logits + per_row * sum(request.lengths))
+    return num_bytes + answer_bytes * num_answers + 4 * per_row * sum(request.lengths)
 
 
 def compute_arrays(

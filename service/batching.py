@@ -14,7 +14,7 @@ from typing import Any
 
 from attnserve.service.admission import Admission
 from attnserve.service.cost import Cost, take_batch
-from attnserve.service.engine import Answer, Job
+from attnserve.service.job import Answer, Job
 from attnserve.service.observer import NOBODY, Observer
 from attnserve.service.problems import InternalError, Problem, Unavailable
 from attnserve.service.queue import Queue, Ticket, Waiting

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.service.engine import Answer, Job
-from attnserve.service.prediction import check_finite, softmax, top_ids
+from attnserve.service.job import Answer, Job, LogitsAnswer
+from attnserve.service.prediction import check_finite
 from attnserve.service.problems import Invalid, TooLarge
 from attnserve.service.selection import MAX_ENTRIES, describe
+from attnserve.top import Top
 
 CONTINUATION_FIELDS = ("continue", "temperature", "seed")
 MAX_SEED = 2**53
@@ -39,6 +40,11 @@ class Continuation:
     top_k: int
     """Drawn from this many of the likeliest."""
     seed: int
+
+    @property
+    def num_candidates(self) -> int:
+        """Likeliest entries that the next token is one of."""
+        return 1 if self.temperature == 0 else self.top_k
 
 
 # Without a repr: what a model says to user data is user data.
@@ -101,8 +107,11 @@ async def continue_sequences(
     generators = [np.random.default_rng(continuation.seed) for _ in sequences]
     grown = list(sequences)
     for _ in range(continuation.num_tokens):
-        answers = await submit([Job(sequence=ids, positions=np.array([len(ids) - 1])) for ids in grown])
-        if sum(answer.logits.size for answer in answers) > LARGE_STEP_NUMBERS:
+        jobs = [
+            Job(sequence=ids, positions=np.array([len(ids) - 1]), top_k=continuation.num_candidates) for ids in grown
+        ]
+        answers = await submit(jobs)
+        if sum(answer.logits.size for answer in answers if isinstance(answer, LogitsAnswer)) > LARGE_STEP_NUMBERS:
             tokens = await asyncio.to_thread(_choose_each, answers, continuation, generators)
         else:
             tokens = _choose_each(answers, continuation, generators)
@@ -111,23 +120,24 @@ async def continue_sequences(
 
 
 def _choose_each(
-    answers: list[Answer], continuation: Continuation, generators: list[np.random.Generator]
+    answers: Sequence[Answer], continuation: Continuation, generators: list[np.random.Generator]
 ) -> list[Generated]:
     check_finite(answers)
-    return [
-        choose(answer.logits[0], continuation, generator) for answer, generator in zip(answers, generators, strict=True)
-    ]
+    tops = [answer.find_top(continuation.num_candidates) for answer in answers]
+    return [choose(top, continuation, generator) for top, generator in zip(tops, generators, strict=True)]
 
 
-def choose(logits: NDArray[np.float32], continuation: Continuation, generator: np.random.Generator) -> Generated:
-    """The next token, from [W] logits; of equal ones the smaller id comes first."""
-    index = 0
-    candidates = top_ids(logits[None], 1 if continuation.temperature == 0 else continuation.top_k)[0]
+def choose(top: Top, continuation: Continuation, generator: np.random.Generator) -> Generated:
+    """The next token, of the candidates of one position; of equal ones the smaller id comes first."""
+    place = 0
     if continuation.temperature > 0:
         # Their differences, not the logits: a quotient of both may be infinite at a temperature near 0.
-        wide = logits[candidates].astype(np.float64)
+        wide = top.logits[0].astype(np.float64)
         with np.errstate(over="ignore"):
             cumulative = np.exp((wide - wide[0]) / continuation.temperature).cumsum()
-        index = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
-    chosen = int(candidates[min(index, len(candidates) - 1)])
-    return Generated(id=chosen, logit=logits[chosen], probability=softmax(logits[None])[0, chosen])
+        drawn = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
+        place = min(drawn, len(wide) - 1)
+    chosen = top.cut(place + 1)
+    return Generated(
+        id=int(chosen.ids[0, place]), logit=chosen.logits[0, place], probability=chosen.probabilities[0, place]
+    )

@@ -240,8 +240,9 @@ def estimate_bytes(manifest: Manifest) -> tuple[float, float]:
     # Heads need not add up to the width of the stream.
     width = max(layer.num_heads * layer.head_size, int(hidden.shape[-1]))
     # Residual, query, key, value and their gathered copies, MLP, and captures of every layer; features and logits of
-    # every row.
-    per_row = width * (16 + 4 * len(manifest.layers)) + (manifest.num_features or 0) + manifest.num_outputs
+    # every row, and where the graph chooses from these a copy of them, its exponentials, and these again.
+    per_output = 1 if manifest.top_k is None else 4
+    per_row = width * (16 + 4 * len(manifest.layers)) + (manifest.num_features or 0) + per_output * manifest.num_outputs
     return 4.0 * per_row, 4.0 * 3 * layer.num_heads + 8
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from attnserve.service.attention import compute_arrays, make_attended
 from attnserve.service.comparison import check_lengths
 from attnserve.service.divergence import diverge_heads, diverge_predictions, diverge_rollouts
-from attnserve.service.engine import Answer
+from attnserve.service.job import Answer, logits_of
 from attnserve.service.layout import COMPARED, DIVERGENCE
 from attnserve.service.model import ServedModel
 from attnserve.service.passes import Passes
@@ -49,7 +49,7 @@ def make_counterpart(request: PredictRequest, model: ServedModel, other: ServedM
         check_lengths(request.inputs, inputs, field)
     special = [other.reader.find_special(read) for read in inputs] if question.special else []
     asked = dataclasses.replace(question, compare=None, ablate=[], special=special)
-    return dataclasses.replace(request, inputs=inputs, attention=asked)
+    return dataclasses.replace(request, inputs=inputs, attention=asked, all_logits=True)
 
 
 def compare_arrays(
@@ -101,11 +101,11 @@ def describe_counterpart(
         "model": other.name,
         "version": other.version,
         "predictions": [
-            render_prediction(answer.logits, positions, asked.top_k, other.reader.name_class)
+            render_prediction(answer.find_top(asked.top_k), positions, other.reader.name_class)
             for answer, positions in zip(found, places, strict=True)
         ],
         "prediction_divergence_bits": [
-            diverge_predictions(one.logits, two.logits) for one, two in zip(answers, found, strict=True)
+            diverge_predictions(logits_of(one), logits_of(two)) for one, two in zip(answers, found, strict=True)
         ],
         "variants": [manifest.layers[layer].variant for layer in question.layers],
         "warnings": list(manifest.warnings),

@@ -5,70 +5,32 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bundle import LOGITS
+from attnserve.bundle import LOGITS, TOP, TOP_IDS
 from attnserve.cuda import DEFAULTS, CudaOptions
 from attnserve.interface import Interface
 from attnserve.interrupt import Interrupt
 from attnserve.machine import trim_malloc
 from attnserve.packing import Empty, Packed, pack
 from attnserve.report import Report
-from attnserve.resident import Captured, Resident, fetch
+from attnserve.resident import Captured, Resident
 from attnserve.runtime import NO_RESIDENTS, NO_ROWS, Runtime
 from attnserve.service.devices import Devices, Gpus
+from attnserve.service.job import Answer, Job, LogitsAnswer, TopAnswer
 from attnserve.service.observer import NOBODY, BatchRun, Observer
+from attnserve.top import read_top, suffices
 from attnserve.weighing import Weighing
 
 log = logging.getLogger(__name__)
 
 # How often a run gives back what earlier ones needed and it does not. To take memory again costs a batch a few percent.
 SHRINK_SECONDS = 10.0
-
-
-# Without a repr: inputs and answers are user data, and what can be printed ends up in a log one day.
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Job:
-    """One sequence and what is wanted of it."""
-
-    sequence: NDArray[Any]
-    """[n] ids or [n, F] feature vectors."""
-    positions: NDArray[np.int64]
-    """[P] steps whose logits are wanted."""
-    captures: frozenset[str] = frozenset()
-    """Names of the outputs to capture over all steps."""
-    head_scale: NDArray[np.float32] | None = None
-    """[layers, heads] factor on every head's output; None is 1."""
-    stays: bool = False
-    """Whether its captures may stay on the device, to be weighed there."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Answer:
-    """What a run said about one sequence."""
-
-    logits: NDArray[np.float32]
-    """[P, W]"""
-    captures: Mapping[str, Captured]
-    """By output name, [n, ...] each."""
-    weighing: Weighing | None = None
-    """Of the device where the captures are; None where they are on the host."""
-
-    def to_host(self) -> "Answer":
-        """The same with captures on the host.
-
-        Raises:
-            DeviceFailure: the device does not hand them out.
-        """
-        if self.weighing is None:
-            return self
-        captures = {name: fetch(captured) for name, captured in self.captures.items()}
-        return replace(self, captures=captures, weighing=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +146,7 @@ class Engine:
     def _run(self, jobs: Sequence[Job]) -> list[Answer]:
         """Answer jobs of one `head_scale` from one run."""
         begin = time.perf_counter()
-        feeds = form_feeds(jobs, self.runtime.empty)
+        feeds = form_feeds(jobs, self.runtime.empty, top_k=self.manifest.top_k)
         packed = time.perf_counter()
         with self.devices.take() as runtime:
             shrink = begin - self._shrunk[runtime] > SHRINK_SECONDS
@@ -221,7 +183,7 @@ class Engine:
         Raises:
             Interrupted: by `interrupt`.
         """
-        feeds = form_feeds(jobs)
+        feeds = form_feeds(jobs, top_k=self.manifest.top_k)
         with self.devices.take() as runtime:
             outputs = runtime.run(feeds.packed, feeds.rows, feeds.outputs, feeds.capture, interrupt=interrupt)
         return split_outputs(jobs, outputs)
@@ -242,7 +204,8 @@ class Engine:
     def run_lengths(self, lengths: Sequence[int]) -> None:
         """Run one batch of sequences of these lengths, for its cost alone."""
         one = np.zeros(1, np.int64)
-        self.run([Job(sequence=make_sequence(self.manifest, length), positions=one) for length in lengths])
+        # As ordinary predictions do: of a graph that chooses entries itself not the logits.
+        self.run([Job(sequence=make_sequence(self.manifest, length), positions=one, top_k=1) for length in lengths])
 
 
 def make_sequence(
@@ -256,8 +219,14 @@ def make_sequence(
     return np.zeros(length, np.int64) if generator is None else generator.integers(0, interface.vocabulary_size, length)
 
 
-def form_feeds(jobs: Sequence[Job], empty: Empty = np.empty) -> Feeds:
-    """Pack jobs into one batch; rows and captures follow the order of the jobs, and `empty` is as in `pack`."""
+def form_feeds(jobs: Sequence[Job], empty: Empty = np.empty, *, top_k: int | None = None) -> Feeds:
+    """Pack jobs into one batch; rows and captures follow the order of the jobs.
+
+    Args:
+        jobs: at least one.
+        empty: as in `pack`.
+        top_k: entries that the graph chooses itself; those for whom they are enough are not answered by logits.
+    """
     packed = pack([job.sequence for job in jobs], empty)
     starts = packed.starts
     rows = [start + job.positions for start, job in zip(starts, jobs, strict=True)]
@@ -265,11 +234,13 @@ def form_feeds(jobs: Sequence[Job], empty: Empty = np.empty) -> Feeds:
         np.arange(start, start + len(job.sequence)) for start, job in zip(starts, jobs, strict=True) if job.captures
     ]
     names = sorted(frozenset().union(*(job.captures for job in jobs)))
+    by_top = [suffices(top_k, job.top_k) for job in jobs]
+    answering = [*([] if all(by_top) else [LOGITS]), *(TOP if any(by_top) else [])]
     return Feeds(
         packed=packed,
         rows=rows[0] if len(rows) == 1 else np.concatenate(rows),
         capture=np.concatenate(captured) if captured else NO_ROWS,
-        outputs=[LOGITS, *names],
+        outputs=[*answering, *names],
     )
 
 
@@ -288,13 +259,18 @@ def split_outputs(
         weighing: of that device.
     """
     whole: dict[str, Captured] = {**outputs, **residents}
-    answers = []
+    top = read_top(outputs) if TOP_IDS in outputs else None
+    answers: list[Answer] = []
     row = captured = 0
     for job in jobs:
-        logits = outputs[LOGITS][row : row + len(job.positions)]
-        row += len(job.positions)
+        start, row = row, row + len(job.positions)
         captures = {name: whole[name][captured : captured + len(job.sequence)] for name in job.captures}
         captured += len(job.sequence) if job.captures else 0
-        answer = Answer(logits=logits, captures=captures, weighing=weighing if residents else None)
+        there = weighing if residents else None
+        answer: Answer
+        if top is not None and suffices(top.ids.shape[1], job.top_k):
+            answer = TopAnswer(top=top.rows(start, row), captures=captures, weighing=there)
+        else:
+            answer = LogitsAnswer(logits=outputs[LOGITS][start:row], captures=captures, weighing=there)
         answers.append(answer if job.stays else answer.to_host())
     return answers

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.bundle import Manifest
-from attnserve.service.engine import Answer, Job
 from attnserve.service.heads import Heads
+from attnserve.service.job import Answer, Job
 from attnserve.service.preprocess import PredictRequest
 
 Head = tuple[int, int]
@@ -44,7 +44,7 @@ def make_jobs(
 ) -> list[Job]:
     """One job per sequence, whose captures may stay on the device, then one per sequence of every ablation."""
     jobs = [
-        Job(sequence=read.values, positions=positions, captures=captures, stays=stays)
+        Job(sequence=read.values, positions=positions, captures=captures, stays=stays, top_k=request.num_entries)
         for read, positions in zip(request.inputs, request.positions, strict=True)
     ]
     for heads in list_ablations(request):

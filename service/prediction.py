@@ -1,4 +1,4 @@
-"""Predictions: logits to the answer's top entries."""
+"""Predictions: the likeliest entries as an answer shows them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,15 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.resident import is_finite
-from attnserve.service.engine import Answer
+from attnserve.service.job import Answer
 from attnserve.service.problems import Invalid
+from attnserve.top import Top
 
 Label = Callable[[int], str | None]
-
-# Logits looked at together, some 40 bytes each: all of a large vocabulary at every position would be gigabytes.
-MAX_BLOCK_NUMBERS = 1 << 20
-# Rows so short are sorted whole, all at once.
-SMALL_SIZE = 128
 
 
 def check_finite(answers: Sequence[Answer], field: str = "sequences") -> None:
@@ -29,26 +25,28 @@ def check_finite(answers: Sequence[Answer], field: str = "sequences") -> None:
         Invalid: names the sequence.
     """
     for index, answer in enumerate(answers):
-        if not all(map(is_finite, (answer.logits, *answer.captures.values()))):
+        if not (answer.is_finite() and all(map(is_finite, answer.captures.values()))):
             message = "expected a sequence to which the model has a finite answer, got one that overflows"
             raise Invalid.about(f"{field}[{index}]", message)
 
 
-def render_prediction(
-    logits: NDArray[np.float32], positions: NDArray[np.int64] | None, top_k: int, label: Label
-) -> dict[str, Any]:
+def render_prediction(top: Top, positions: NDArray[np.int64] | None, label: Label) -> dict[str, Any]:
     """`{"positions", "top"}` of one sequence; logits and probabilities stay float32, printed in shortest exact form.
 
     Args:
-        logits: [P, W].
+        top: of each position.
         positions: [P] steps they belong to; None if they are the answer to the sequence as a whole.
-        top_k: entries per position; ties go to the smaller id.
         label: the name of an id, if it has one.
     """
-    block = max(1, MAX_BLOCK_NUMBERS // logits.shape[1])
-    parts = (logits[start : start + block] for start in range(0, len(logits), block))
-    top = [entries for part in parts for entries in _top_entries(part, top_k, label)]
-    return {"positions": None if positions is None else positions.tolist(), "top": top}
+    probabilities = top.probabilities
+    entries = [
+        [
+            describe_entry(index, top.logits[row, place], probabilities[row, place], label)
+            for place, index in enumerate(ids)
+        ]
+        for row, ids in enumerate(top.ids.tolist())
+    ]
+    return {"positions": None if positions is None else positions.tolist(), "top": entries}
 
 
 def describe_entry(index: int, logit: np.float32, probability: np.float32, label: Label) -> dict[str, Any]:
@@ -62,28 +60,3 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     exponentials = np.exp(wide - wide.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
-
-
-def _top_entries(logits: NDArray[np.float32], top_k: int, label: Label) -> list[list[dict[str, Any]]]:
-    ids, probabilities = top_ids(logits, top_k), softmax(logits)
-    return [
-        [describe_entry(index, logits[row, index], probabilities[row, index], label) for index in ids[row].tolist()]
-        for row in range(len(logits))
-    ]
-
-
-def top_ids(logits: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
-    """[P, top_k] ids by falling logit; ties go to the smaller id."""
-    num_rows, size = logits.shape
-    if top_k == 1:
-        likeliest: NDArray[np.int64] = logits.argmax(axis=1, keepdims=True)
-        return likeliest
-    if top_k == size or size <= SMALL_SIZE:
-        return np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-    # The k-th largest value bounds the candidates; all ties with it are kept, so that the smaller ids win.
-    bound = np.partition(logits, size - top_k, axis=1)[:, size - top_k]
-    ids = np.empty((num_rows, top_k), np.int64)
-    for row in range(num_rows):
-        candidates = np.flatnonzero(logits[row] >= bound[row])
-        ids[row] = candidates[np.argsort(-logits[row, candidates], kind="stable")[:top_k]]
-    return ids

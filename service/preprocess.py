@@ -38,6 +38,19 @@ class PredictRequest:
     attention: Question | None = None
     continuation: Continuation | None = None
     timeout_ms: float | None = None
+    all_logits: bool = False
+    """Whether all logits are answered or compared, not the likeliest entries alone."""
+
+    @property
+    def num_entries(self) -> int | None:
+        """How many of the likeliest entries of each position will do; None if all logits are needed."""
+        question = self.attention
+        is_compared = question is not None and (
+            question.compare is not None or bool(question.ablate) or "importance" in question.diagnostics
+        )
+        if self.all_logits or is_compared:
+            return None
+        return self.top_k if self.continuation is None else self.continuation.num_candidates
 
     @property
     def lengths(self) -> list[int]:

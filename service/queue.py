@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from attnserve.service.engine import Answer, Job
+from attnserve.service.job import Answer, Job
 from attnserve.service.stages import Stages
 
 

@@ -16,13 +16,13 @@ from attnserve.service.attention import held_bytes
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline, within_deadline
-from attnserve.service.engine import Answer
 from attnserve.service.exports.desk import Desk
 from attnserve.service.formats.negotiation import FORMATS, JSON, PNG, choose_format
 from attnserve.service.gpu_gauges import GpuGauges
 from attnserve.service.guard import Need, needs
 from attnserve.service.idle import Idle
 from attnserve.service.inquiry import answer_question
+from attnserve.service.job import Answer
 from attnserve.service.metrics import CONTENT_TYPE, Metrics
 from attnserve.service.model import ServedModel
 from attnserve.service.prediction import check_finite
@@ -259,6 +259,7 @@ def _describe(catalogue: Catalogue, model: ServedModel) -> dict[str, Any]:
         "reads_text": model.reader.text is not None,
         "limits": {"max_length": model.manifest.max_length},
         **{name: value for name, value in model.described.items() if name not in HIDDEN},
+        "top_k": model.manifest.top_k,
         "device": model.engine.device,
         "kernels": model.kernels,
         "gpus": to_json(model.engine.gpus),

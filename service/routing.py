@@ -18,9 +18,9 @@ from attnserve.service.body import in_turn, read_body, while_connected
 from attnserve.service.budget import Budget
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.deadline import Deadline
-from attnserve.service.engine import Answer
 from attnserve.service.formats.negotiation import JSON
 from attnserve.service.guard import Need, admit, describe_security, need_of
+from attnserve.service.job import Answer
 from attnserve.service.model import ServedModel
 from attnserve.service.openapi import describe_problems
 from attnserve.service.passes import make_jobs

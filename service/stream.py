@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 from attnserve.service.body import while_connected
 from attnserve.service.continuation import Generated, continue_sequences
 from attnserve.service.deadline import Deadline
-from attnserve.service.engine import Answer, Job
 from attnserve.service.formats.negotiation import EVENTS, JSON
+from attnserve.service.job import Answer, Job
 from attnserve.service.model import ServedModel
 from attnserve.service.prediction import describe_entry
 from attnserve.service.preprocess import PredictRequest

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from attnserve.cli import main
-from attnserve.service.engine import Answer, Engine, Job
+from attnserve.service.engine import Engine
+from attnserve.service.job import Answer, Job
 
 # Ids of nt-expressive.
 ERROR, PANIC = 6, 7

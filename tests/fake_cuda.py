@@ -32,12 +32,14 @@ class Binding:
         self.binding = session.session.io_binding()
         self.arrays: list[NDArray[Any]] = []
         """Outputs that are bound to memory of the host."""
+        self.names: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.binding, name)
 
     def bind_output(self, name: str, device: str, number: int) -> None:
         assert (device, number) == self.session.place
+        self.names.append(name)
         self.binding.bind_output(name, "cpu")
 
     def bind_ortvalue_output(self, name: str, value: Any) -> None:
@@ -45,6 +47,7 @@ class Binding:
             self.arrays.append(value.numpy())
         else:
             assert place_of(value) == self.session.place
+        self.names.append(name)
         self.binding.bind_ortvalue_output(name, value)
 
     def bind_ortvalue_input(self, name: str, value: Any) -> None:
@@ -83,6 +86,8 @@ class Session:
         self.place = ("cuda", int(options["device_id"]))
         self.first: dict[str, Any] = {}
         self.ids: list[str] = []
+        self.bound: list[list[str]] = []
+        """Outputs of each run; others are not copied from the device."""
         self.released: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -103,6 +108,7 @@ class Session:
         options = onnxruntime.RunOptions() if options is None else options
         graph_id = options.get_run_config_entry(GRAPH_ID) if self.options.get("enable_cuda_graph") else "-1"
         self.ids.append(graph_id)
+        self.bound.append(binding.names)
         with contextlib.suppress(RuntimeError):
             if "gpu:" in options.get_run_config_entry(ARENAS):
                 # The CPU's provider has no such arena, and says so.

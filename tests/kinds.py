@@ -54,7 +54,7 @@ def list_kinds() -> dict[str, Kind]:
     size = tokenizer.get_vocab_size()
     first = AttentionConfig()
     return {
-        # Text that goes on: grouped heads, one table for reading and writing.
+        # Text that goes on: grouped heads, one table for reading and writing; the graph chooses what comes next.
         "text": Kind(
             config=TransformerConfig(
                 **sizes,
@@ -66,6 +66,7 @@ def list_kinds() -> dict[str, Kind]:
                 attention=(first, AttentionConfig(variant="expressive", epsilon=0.001)),
             ),
             tokenizer=tokenizer,
+            flags=("--top-k", "7"),
         ),
         # Vectors, one answer for all of them, from a row of their own.
         "leading": Kind(
@@ -87,7 +88,7 @@ def list_kinds() -> dict[str, Kind]:
                 pooling="mean",
                 attention=layers_of("expressive", 2, epsilon=0.001),
             ),
-            flags=("--precision", "float16"),
+            flags=("--precision", "float16", "--top-k", "2"),
         ),
         # A class for every token of a text, and a token at its end that nobody wrote; weights in int8.
         "tagger": Kind(
@@ -102,7 +103,7 @@ def list_kinds() -> dict[str, Kind]:
                 attention=(first,),
             ),
             tokenizer=make_tokenizer(ended=True),
-            flags=("--precision", "int8"),
+            flags=("--precision", "int8", "--top-k", "1"),
         ),
     }
 

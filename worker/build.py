@@ -85,6 +85,7 @@ class Builder:
         scratch = work / "tmp"
         scratch.mkdir(exist_ok=True)
         flags = ["--precision", order.precision, *(["--portable"] if order.portable else [])]
+        flags += [] if order.top_k is None else ["--top-k", str(order.top_k)]
         # Settings are none of its business, and one of them may be a password.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
         return subprocess.Popen(

@@ -223,6 +223,7 @@ class Client:
         *,
         precision: str = "float32",
         portable: bool = False,
+        top_k: int | None = None,
         activate: bool = True,
         report: Tell | None = None,
     ) -> Export:
@@ -234,6 +235,7 @@ class Client:
             version: of the model; the next one unless given.
             precision: of weights and activations.
             portable: whether there are no custom ops in the graph.
+            top_k: likeliest ids or classes that the graph chooses itself.
             activate: whether the model answers with it then.
             report: told how far it is; a bar where somebody looks, unless given.
 
@@ -248,6 +250,7 @@ class Client:
             version,
             precision=precision,
             portable=portable,
+            top_k=top_k,
             activate=activate,
             tell=report,
             wait=self._transport.wait,

@@ -68,6 +68,7 @@ def run_export(
     *,
     precision: str,
     portable: bool,
+    top_k: int | None,
     activate: bool,
     tell: Tell | None,
     wait: Callable[[float], object],
@@ -79,7 +80,15 @@ def run_export(
         RemoteError: the service refuses, or is away for long.
     """
     job = start_export(
-        remote, checkpoint, model, version, precision=precision, portable=portable, activate=activate, wait=wait
+        remote,
+        checkpoint,
+        model,
+        version,
+        precision=precision,
+        portable=portable,
+        top_k=top_k,
+        activate=activate,
+        wait=wait,
     )
 
     def report(line: Mapping[str, Any]) -> None:

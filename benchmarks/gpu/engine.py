@@ -22,7 +22,8 @@ from attnserve.service.batching import Batcher
 from attnserve.service.bench.engine import make_jobs
 from attnserve.service.bench.report import take_percentiles
 from attnserve.service.cost import Cost
-from attnserve.service.engine import Answer, Engine, Job, form_feeds
+from attnserve.service.engine import Engine, form_feeds
+from attnserve.service.job import Answer, Job
 from attnserve.service.tuning import Tuner
 from benchmarks.gpu.bundles import Bundle
 from benchmarks.gpu.findings import Finding

@@ -20,7 +20,8 @@ from attnserve.machine import memory_limit
 from attnserve.records import to_json
 from attnserve.service.batching import Batcher
 from attnserve.service.cost import Cost
-from attnserve.service.engine import Answer, Engine, Feeds, Job, form_feeds, make_sequence
+from attnserve.service.engine import Engine, Feeds, form_feeds, make_sequence
+from attnserve.service.job import Answer, Job
 from attnserve.service.tuning import Tuner
 
 NUM_SEQUENCES = 64

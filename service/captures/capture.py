@@ -13,8 +13,8 @@ from attnserve.bundle import Layer, Manifest
 from attnserve.resident import fetch
 from attnserve.service.captures.head import Head
 from attnserve.service.captures.identity import CaptureId
-from attnserve.service.engine import Answer
 from attnserve.service.formats.coding import code, widen
+from attnserve.service.job import Answer, LogitsAnswer
 from attnserve.service.preprocess import PredictRequest
 from attnserve.service.problems import Invalid
 from attnserve.service.selection import parse_indices
@@ -152,7 +152,7 @@ class Capture:
             names = kept.layer.captures
             captures |= {names["query"]: kept.query.transpose(1, 0, 2), names["key"]: kept.key.transpose(1, 0, 2)}
             captures[names["value_norm"]] = kept.value_norm.T
-        return Answer(logits=np.empty((0, 0), np.float32), captures=captures)
+        return LogitsAnswer(logits=np.empty((0, 0), np.float32), captures=captures)
 
 
 def outputs_of(manifest: Manifest, layers: list[int]) -> frozenset[str]:

@@ -10,7 +10,7 @@ from attnserve.service.captures.capture import Capture, KeptLayer, RowError, kee
 from attnserve.service.captures.identity import CaptureId
 from attnserve.service.captures.pyramid import Pyramid
 from attnserve.service.captures.request import CaptureRequest
-from attnserve.service.engine import Answer
+from attnserve.service.job import Answer
 from attnserve.service.model import ServedModel
 from attnserve.service.prediction import check_finite
 

@@ -107,7 +107,7 @@ def describe_job(job: Job, log: Log | None = None) -> dict[str, Any]:
         "version": None if order is None else order.version,
         "checkpoint": None if order is None else order.checkpoint,
         "precision": None if order is None else order.precision,
-        "options": None if order is None else {"portable": order.portable},
+        "options": None if order is None else {"portable": order.portable, "top_k": order.top_k},
         "activate": None if order is None else order.activate,
         "key": job.key,
         "created": _write_time(job.created_ms),

@@ -30,7 +30,7 @@ SUMMARY: dict[str, Any] = {
     "version": 1,
     "checkpoint": "nt-expressive",
     "precision": "float32",
-    "options": {"portable": False},
+    "options": {"portable": False, "top_k": None},
     "activate": True,
     "key": None,
     "created": "2026-11-28T02:12:10.000Z",

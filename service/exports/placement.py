@@ -64,6 +64,7 @@ def place(
             version=version,
             precision=asked.precision,
             portable=asked.portable,
+            top_k=asked.top_k,
             activate=asked.activate,
         )
         try:

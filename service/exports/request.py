@@ -10,6 +10,7 @@ from typing import Any
 
 from attnserve.bundle import is_model_name, is_version
 from attnserve.certificate import PRECISIONS
+from attnserve.interface import MAX_SIZE
 from attnserve.jobs import STATES
 from attnserve.service.exports.job import Place
 from attnserve.service.preprocess import check_fields, parse_object
@@ -18,7 +19,7 @@ from attnserve.service.selection import describe
 
 MAX_BODY_BYTES = 64 * 1024
 FIELDS = ("checkpoint", "model", "version", "precision", "options", "activate")
-OPTIONS = ("portable",)
+OPTIONS = ("portable", "top_k")
 FILTERS = ("state", "model", "limit", "after")
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 IDEMPOTENCY_KEY, LAST_EVENT_ID = "Idempotency-Key", "Last-Event-ID"
@@ -40,6 +41,7 @@ class ExportRequest:
     """None is the next free one."""
     precision: str = "float32"
     portable: bool = False
+    top_k: int | None = None
     activate: bool = True
 
     @property
@@ -85,6 +87,7 @@ def parse_export(body: bytes) -> ExportRequest:
         version=_parse_version(document),
         precision=_parse_precision(document),
         portable=_parse_flag(options, "portable", False, "options."),
+        top_k=_parse_top_k(options),
         activate=_parse_flag(document, "activate", True),
     )
 
@@ -213,6 +216,13 @@ def _parse_precision(document: Mapping[str, Any]) -> str:
     value = document.get("precision", PRECISIONS[0])
     if not isinstance(value, str) or value not in PRECISIONS:
         raise Invalid.about("precision", f"expected one of {', '.join(PRECISIONS)}, got {describe(value)}")
+    return value
+
+
+def _parse_top_k(options: Mapping[str, Any]) -> int | None:
+    value = options.get("top_k")
+    if value is not None and (type(value) is not int or not 1 <= value <= MAX_SIZE):
+        raise Invalid.about("options.top_k", f"expected an integer from 1 to {MAX_SIZE}, got {describe(value)}")
     return value
 
 

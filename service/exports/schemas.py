@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from attnserve.interface import MAX_SIZE
 from attnserve.jobs import STEPS
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -15,6 +16,13 @@ class Options(BaseModel):
 
     portable: bool = Field(
         False, description="Inline the function bodies: no custom domain in the file, and no kernel can replace them."
+    )
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SIZE,
+        description="So many of the likeliest ids or classes are chosen by the graph itself: predictions of up to "
+        "them need no logits.",
     )
 
 

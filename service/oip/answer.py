@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from attnserve.bundle import LOGITS
 from attnserve.resident import fetch
 from attnserve.service.attention import compute_arrays
-from attnserve.service.engine import Answer
 from attnserve.service.formats.negotiation import JSON
+from attnserve.service.job import Answer, logits_of
 from attnserve.service.model import ServedModel
 from attnserve.service.oip.mapping import WEIGHTS, Asked
 from attnserve.service.oip.request import HEADER
@@ -83,7 +83,7 @@ def _collect(model: ServedModel, asked: Asked, answers: list[Answer]) -> dict[st
     arrays: dict[str, NDArray[Any]] = {}
     if LOGITS in names:
         whole = model.manifest.task == "classify_sequence"
-        logits = [answer.logits for answer in answers]
+        logits = [logits_of(answer) for answer in answers]
         arrays[LOGITS] = np.concatenate(logits) if whole else _pad(logits)
     for name in names & asked.captures:
         arrays[name] = _pad([fetch(answer.captures[name]) for answer in answers])

@@ -109,6 +109,7 @@ def parse_asked(request: Request, reader: Reader) -> Asked:
             field=field,
             positions=_read_positions(request, manifest, lengths),
             top_k=1,
+            all_logits=LOGITS in names,
             attention=attention,
             timeout_ms=_read_timeout(request),
         ),

@@ -17,6 +17,7 @@ from attnserve.certificate import Certificate, Deviation, Quantisation
 from attnserve.cli import main
 from attnserve.golden import read_golden, replay
 from attnserve.runtime import Runtime
+from tests.chosen import copy_with_top
 
 ROOT = Path(__file__).resolve().parents[2]
 COST = {
@@ -72,6 +73,44 @@ def test_a_manifest_of_another_kind_of_model_survives_a_round_trip(folder: Path)
     manifest = dataclasses.replace(read_manifest(folder), certificate=certificate, **changes)
     write_manifest(folder, manifest)
     assert read_manifest(folder) == manifest
+
+
+def test_a_graph_that_chooses_entries_has_them_among_its_outputs(folder: Path, tmp_path: Path) -> None:
+    assert read_manifest(folder).top_k is None
+    chosen = copy_with_top(folder, tmp_path / "chosen", 3)
+    manifest = read_manifest(chosen)
+    assert manifest.top_k == 3
+    # No field that an older release would not know: it serves such a bundle by its logits.
+    write_manifest(folder, read_manifest(folder))
+    old, new = (json.loads((one / bundle.MANIFEST_FILE).read_text("utf-8")) for one in (folder, chosen))
+    assert set(new) == set(old)
+    assert {key for key in old if old[key] != new[key]} == {"outputs", "files"}
+    assert [one for one in new["outputs"] if one not in old["outputs"]] == [
+        {"name": "top_ids", "dtype": "int64", "shape": ["R", "3"]},
+        {"name": "top_logits", "dtype": "float32", "shape": ["R", "3"]},
+        {"name": "normaliser", "dtype": "float32", "shape": ["R"]},
+    ]
+
+
+TOPS: dict[str, tuple[Callable[[dict[str, dict[str, Any]]], Any], str]] = {
+    "too many": (lambda d: [d[name]["shape"].__setitem__(1, "6") for name in ("top_ids", "top_logits")], "1 to 5"),
+    "none": (lambda d: [d[name]["shape"].__setitem__(1, "0") for name in ("top_ids", "top_logits")], "1 to 5"),
+    "a letter": (lambda d: d["top_ids"]["shape"].__setitem__(1, "K"), "outputs: expected int64 top_ids"),
+    "no sizes": (lambda d: d["top_ids"]["shape"].clear(), "outputs: expected int64 top_ids"),
+    "two sizes": (lambda d: d["top_logits"]["shape"].__setitem__(1, "2"), "outputs: expected int64 top_ids"),
+    "another type": (lambda d: d["top_ids"].update(dtype="float32"), "outputs: expected int64 top_ids"),
+    "another name": (lambda d: d["normaliser"].update(name="sum"), "or none of them, got top_ids, top_logits"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), TOPS.values(), ids=TOPS)
+def test_entries_that_do_not_belong_together_are_refused(
+    folder: Path, tmp_path: Path, change: Callable[[dict[str, dict[str, Any]]], Any], said: str
+) -> None:
+    chosen = copy_with_top(folder, tmp_path / "chosen", 3)
+    edit_manifest(chosen, lambda document: change({one["name"]: one for one in document["outputs"]}))
+    with pytest.raises(BundleError, match=re.escape(said)):
+        read_manifest(chosen)
 
 
 def test_names_in_any_script_survive(folder: Path) -> None:

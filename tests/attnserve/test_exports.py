@@ -32,10 +32,10 @@ def run(url, monkeypatch):
 
 def test_a_job_is_started_as_asked_for(run, queue, capsys):
     assert run("start", "mine", "tiny") == 0
-    assert run("start", "mine", "tiny/7", "--precision", "float16", "--portable", "--no-activate") == 0
+    assert run("start", "mine", "tiny/7", "--precision", "float16", "--portable", "--top-k", "5", "--no-activate") == 0
     first, second = queue.jobs.values()
     assert first.order == make_order(version=1)
-    assert second.order == make_order(version=7, precision="float16", portable=True, activate=False)
+    assert second.order == make_order(version=7, precision="float16", portable=True, top_k=5, activate=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"export {first.id} of tiny/1", f"export {second.id} of tiny/7"]
 
@@ -127,7 +127,9 @@ def test_something_else_that_answers_is_one_line(run, monkeypatch, capsys):
         )
 
 
-@pytest.mark.parametrize("option", [["--follow"], ["--portable"], ["--no-activate"], ["--precision", "int8"]])
+@pytest.mark.parametrize(
+    "option", [["--follow"], ["--portable"], ["--no-activate"], ["--precision", "int8"], ["--top-k", "5"]]
+)
 def test_pushing_has_options_of_an_export_with_one_only(tmp_path, capsys, option):
     assert main(["push", str(tmp_path), "--name", "mine", *option]) == 1
     assert capsys.readouterr().err == f"attnserve: {option[0]}: expected together with --export, got it alone\n"

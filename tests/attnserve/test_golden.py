@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnserve.bundle import BundleError
+from attnserve.bundle import LOGITS, TOP, BundleError
 from attnserve.certificate import Certificate, Deviation
 from attnserve.describing import RowStatistics
 from attnserve.golden import Golden, largest_difference, read_golden, replay, write_golden
 from attnserve.runtime import Runtime
+from tests.chosen import copy_with_top
 from tests.kernels.library import build_library
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
@@ -115,6 +116,45 @@ def test_what_kernels_say_of_rows_is_held_to_the_truth(golden: Golden, name: str
     report = replay(runtime, golden)
     assert report.passed == (name is None)
     assert (report.maps > 5e-4) == (name is not None)
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with a graph that chooses entries itself. Not to be written to: copy it."""
+    return copy_with_top(BUNDLE, tmp_path_factory.mktemp("chosen") / "bundle", 3)
+
+
+@pytest.mark.parametrize("binds", [False, True])
+def test_entries_that_the_graph_chooses_are_replayed_too(chosen: Path, golden: Golden, binds: bool) -> None:
+    asked = []
+    runtime = Runtime(chosen, num_threads=1, binds=binds)
+    run = runtime.run
+    runtime.run = lambda *given, **options: asked.append(given[2]) or run(*given, **options)  # type: ignore[method-assign]
+    report = replay(runtime, golden, rehearses=True)
+    assert report.passed
+    assert report.num_wrong_top == 0
+    # As they are served: alone, and where somebody else in the batch wants all logits. And rehearsed.
+    assert asked.count(TOP) == 2 * len(golden.batches)
+    assert asked.count([LOGITS, *TOP]) == len(golden.batches)
+
+
+@pytest.mark.parametrize("name", [*TOP])
+@pytest.mark.parametrize("with_logits", [True, False])
+def test_one_wrong_entry_is_enough(chosen: Path, golden: Golden, name: str, with_logits: bool) -> None:
+    runtime = Runtime(chosen, num_threads=1)
+    run = runtime.run
+
+    def lie(packed: Any, rows: Any, outputs: Any, **options: Any) -> dict[str, Any]:
+        found = run(packed, rows, outputs, **options)
+        if name in found and (LOGITS in found) == with_logits:
+            found[name][-1] += 1
+        return found
+
+    runtime.run = lie  # type: ignore[method-assign]
+    report = replay(runtime, golden)
+    assert not report.passed
+    assert (report.num_wrong_top == len(golden.batches)) == with_logits
+    assert (report.logits > 0.1) == (not with_logits)
 
 
 @pytest.mark.parametrize(

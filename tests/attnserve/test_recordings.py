@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from attnserve import recordings
+from attnserve.bundle import TOP
 from attnserve.cuda import CudaOptions
 from attnserve.golden import read_golden, replay
 from attnserve.packing import pack
 from attnserve.recordings import GRAPH_ID, RECORDED_PER_PLACE
 from attnserve.runtime import Runtime
+from tests.chosen import copy_with_top
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 
@@ -193,3 +195,18 @@ def test_runs_take_turns(runtime, monkeypatch):
     for thread in threads:
         thread.join()
     assert overlaps == [False] * 20
+
+
+def test_graphs_are_of_what_is_asked_for(tmp_path):
+    chosen = copy_with_top(BUNDLE, tmp_path / "chosen", 3)
+    runtime, plain = (Runtime(chosen, num_threads=1, binds=binds, cuda=CudaOptions(num_graphs=4)) for binds in (1, 0))
+    for _ in range(3):
+        for names in (["logits"], [*TOP], ["logits", *TOP]):
+            packed = make_batch(5, 3)
+            rows = np.cumsum(packed.lengths) - 1
+            found, expected = (one.run(packed, rows, names) for one in (runtime, plain))
+            assert list(found) == names
+            for name in names:
+                assert (found[name].dtype, found[name].shape) == (expected[name].dtype, expected[name].shape)
+                np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+    assert len(runtime.recordings) == 3

@@ -69,3 +69,13 @@ def test_answers_that_changed_are_outside_whatever_the_differences_are() -> None
     assert report.num_changed == 3
     said = "OUTSIDE THE CERTIFICATE: 3 answers name another class though the margin is large"
     assert report.table().splitlines()[-1] == said
+
+
+def test_wrong_top_entries_are_outside_too() -> None:
+    (first, second) = report_of(2e-6, 0.0).batches
+    batches = (first, dataclasses.replace(second, num_wrong_top=2))
+    report = dataclasses.replace(report_of(2e-6, 0.0), batches=batches)
+    assert not report.passed
+    assert report.num_wrong_top == 2
+    said = "OUTSIDE THE CERTIFICATE: of 2 answers the top entries are not those of their logits"
+    assert report.table().splitlines()[-1] == said

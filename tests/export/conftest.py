@@ -179,13 +179,13 @@ def tiny_graph(checkpoint: Path, make_subject: Callable[..., Subject]) -> onnx.M
 def export_tiny(checkpoint: Path, tiny_graph: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`export_tiny(**options)`: the model of `bundles` in another way, without tracing it again."""
 
-    def export(*, portable: bool = False, max_inline_bytes: int | None = None, precision: str = "float32") -> Path:
+    def export(*, max_inline_bytes: int | None = None, **options: Any) -> Path:
         place = tmp_path_factory.mktemp("repository") / "tiny" / "1"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(graph, "trace", lambda subject: copy.deepcopy(tiny_graph))
             if max_inline_bytes is not None:
                 patch.setattr(graph, "MAX_INLINE_BYTES", max_inline_bytes)
-            export_checkpoint(checkpoint, place, portable=portable, precision=precision)
+            export_checkpoint(checkpoint, place, **options)
         return place
 
     return export

@@ -65,10 +65,10 @@ def test_reasons_are_short_and_may_be_stored(source, folder, monkeypatch, capsys
 SPEAK = """
 import sys
 from attnserve.export import child
-def build(checkpoint, folder, *, precision, portable, report):
+def build(checkpoint, folder, *, precision, portable, top_k, report):
     report("load", "where the checkpoint is")
     print("a library says something")
-    report("graph", f"{precision} {portable}")
+    report("graph", f"{precision} {portable} {top_k}")
     raise ValueError("precision: expected another")
 child.build_checkpoint = build
 sys.exit(child.main())
@@ -76,13 +76,25 @@ sys.exit(child.main())
 
 
 def test_nothing_but_json_comes_where_the_worker_listens(source, folder):
-    command = [sys.executable, "-P", "-c", SPEAK, str(source), str(folder), "--precision", "float16", "--portable"]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        SPEAK,
+        str(source),
+        str(folder),
+        "--precision",
+        "float16",
+        "--portable",
+        "--top-k",
+        "5",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert done.stderr == "a library says something\n"
     *progress, last = map(json.loads, done.stdout.splitlines())
     assert progress == [
         {"progress": {"step": "load", "message": "config, tensors, tokenizer and card"}},
-        {"progress": {"step": "graph", "message": "float16 True"}},
+        {"progress": {"step": "graph", "message": "float16 True 5"}},
     ]
     assert last["verdict"]["outcome"]["reason"] == "precision: expected another"

@@ -39,7 +39,7 @@ def brain(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     with pytest.MonkeyPatch.context() as patch:
         blind = "import attnserve.sessions\nattnserve.sessions._has_nvidia_driver = lambda: False\nfrom attnserve.cli"
         patch.setattr(verify, "CHECK", verify.CHECK.replace("from attnserve.cli", blind))
-        return place, export_checkpoint(small_checkpoint, place, precision="bfloat16")
+        return place, export_checkpoint(small_checkpoint, place, precision="bfloat16", top_k=3)
 
 
 def test_weights_and_captures_are_float16_and_nothing_else_is(half: Path) -> None:

@@ -13,7 +13,7 @@ from attnserve.service.app import create_app
 from attnserve.service.batching import Batcher
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.cost import Cost
-from attnserve.service.engine import Answer
+from attnserve.service.job import LogitsAnswer
 from attnserve.service.model import ServedModel, describe_manifest
 from attnserve.service.observer import NOBODY
 from attnserve.service.sequences import Reader
@@ -45,7 +45,7 @@ class Engine:
         if any(POISON in job.sequence for job in jobs):
             raise ValueError("poisoned")
         width = self.manifest.vocabulary_size
-        return [Answer(logits=np.zeros((len(job.positions), width), np.float32), captures={}) for job in jobs]
+        return [LogitsAnswer(logits=np.zeros((len(job.positions), width), np.float32), captures={}) for job in jobs]
 
 
 @pytest.fixture

@@ -132,10 +132,11 @@ def test_the_new_version_takes_over_without_a_lost_request(served, checkpoint):
 
 def test_the_command_pushes_exports_and_waits(served, checkpoint, capsys, monkeypatch):
     monkeypatch.setenv("ATTNSERVE_URL", served.url)
-    arguments = ["push", str(checkpoint), "--name", "pushed", "--export", "pushed/3", "--portable", "--follow"]
-    assert main(arguments) == 0
+    how = ["--portable", "--top-k", "3", "--follow"]
+    assert main(["push", str(checkpoint), "--name", "pushed", "--export", "pushed/3", *how]) == 0
     assert capsys.readouterr().out.endswith("pushed/3 is published\npushed/3 answers\n")
     assert served.ask("predict", QUESTION, model="pushed")["version"] == 3
+    assert served.client.get("/v1/models/pushed").json()["top_k"] == 3
 
 
 def test_a_checkpoint_that_is_none_is_a_job_that_failed(served, checkpoint, tmp_path, capsys, monkeypatch):

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnserve.service.engine import Engine, Job
+from attnserve.service.engine import Engine
+from attnserve.service.job import Job
 
 pytestmark = pytest.mark.http
 

@@ -10,7 +10,7 @@ import pytest
 from attnserve.bundle import CAPTURES, Layer, Manifest, Provenance, Tensor, capture_name
 from attnserve.certificate import Certificate, Deviation
 from attnserve.describing import Describing, statistics_file
-from attnserve.service.engine import Answer
+from attnserve.service.job import Answer, LogitsAnswer
 from attnserve.service.preprocess import PredictRequest
 from attnserve.weighing import Weighing
 from tests.kernels.library import build_library
@@ -112,7 +112,7 @@ def answer_randomly() -> Callable[..., list[Answer]]:
                     array = random.normal(size=(len(read.values), *sizes[kind])).astype(np.float32)
                     captures[name] = abs(array) if kind in ("value_norm", "metric") else array
             logits = random.normal(size=(len(positions), manifest.num_outputs)).astype(np.float32)
-            answers.append(Answer(logits=logits, captures=captures))
+            answers.append(LogitsAnswer(logits=logits, captures=captures))
         return answers
 
     return answer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from attnserve.bundle import Layer
-from attnserve.service.engine import Answer
+from attnserve.service.job import Answer
 from attnserve.service.question import Question
 
 NAN = math.nan

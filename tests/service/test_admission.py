@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from attnserve.service.batching import Batcher
 from attnserve.service.cost import Cost
-from attnserve.service.engine import Answer, Job
+from attnserve.service.job import Job, LogitsAnswer
 from attnserve.service.problems import InternalError, Overloaded, Unavailable
 from attnserve.service.queue import Ticket
 from attnserve.service.stages import Stages
@@ -52,7 +52,7 @@ class World:
         self.now += self.took
         if POISON in numbers:
             raise self.error("poisoned")
-        return [Answer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
+        return [LogitsAnswer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
 
 
 @pytest.fixture
@@ -435,7 +435,7 @@ def test_every_answer_goes_to_its_owner(clients, num_workers, poisoned, cost):
             raise PanicException("poisoned")
         with lock:
             ran.extend(tokens)
-        return [Answer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
+        return [LogitsAnswer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
 
     batcher = Batcher(run, cost, max_batch_bytes=1e9, max_queue=1000, num_workers=num_workers)
     asked = [[[(next(counter), length) for length in one] for one in client] for client in clients]

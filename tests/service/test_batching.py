@@ -12,7 +12,7 @@ import pytest
 from attnserve.service import queue
 from attnserve.service.batching import Batcher
 from attnserve.service.cost import Cost, Shape
-from attnserve.service.engine import Answer, Job
+from attnserve.service.job import Job, LogitsAnswer
 from attnserve.service.problems import InternalError, Overloaded, TooLarge, Unavailable
 from attnserve.service.stages import Stages
 
@@ -46,7 +46,7 @@ class Model:
         self.gate.wait()
         if POISON in self.batches[-1]:
             raise self.error("poisoned")
-        return [Answer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
+        return [LogitsAnswer(logits=np.float32(one.sequence[:1]), captures={}) for one in jobs]
 
 
 @pytest.fixture

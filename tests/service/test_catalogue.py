@@ -20,7 +20,7 @@ from attnserve.repository import find_versions
 from attnserve.service import model as model_module
 from attnserve.service.catalogue import Catalogue
 from attnserve.service.cost import Cost
-from attnserve.service.engine import Answer, Job
+from attnserve.service.job import Job, LogitsAnswer
 from attnserve.service.metrics import Metrics
 from attnserve.service.observer import NOBODY
 from attnserve.service.oip.repository import list_repository
@@ -88,7 +88,7 @@ class World:
             self.gate.wait()
             if any(99 in job.sequence for job in jobs):
                 raise Panic("poisoned")
-            return [Answer(logits=np.full((1, 1), version, np.float32), captures={}) for _ in jobs]
+            return [LogitsAnswer(logits=np.full((1, 1), version, np.float32), captures={}) for _ in jobs]
 
         return SimpleNamespace(
             manifest=self.manifest,

@@ -7,12 +7,13 @@ import zlib
 import numpy as np
 import pytest
 
-from attnserve.service.continuation import MAX_SEED, Continuation, choose, continue_sequences
-from attnserve.service.engine import Answer
+from attnserve.service.continuation import MAX_SEED, Continuation, Generated, choose, continue_sequences
+from attnserve.service.job import Answer, LogitsAnswer
 from attnserve.service.prediction import softmax
 from attnserve.service.preprocess import parse_attention, parse_predict
 from attnserve.service.problems import Invalid, TooLarge
 from attnserve.service.sequences import Reader
+from attnserve.top import choose_top
 
 SIZE = 12
 
@@ -26,12 +27,16 @@ def say(ids) -> np.ndarray:
     return np.random.default_rng(zlib.crc32(np.asarray(ids, np.int64).tobytes())).normal(size=SIZE).astype(np.float32)
 
 
+def choose_from(logits, continuation, generator) -> Generated:
+    return choose(choose_top(logits[None], continuation.num_candidates), continuation, generator)
+
+
 async def answer(jobs) -> list[Answer]:
     for job in jobs:
         # Only the last step says what comes next.
         assert job.positions.tolist() == [len(job.sequence) - 1]
         assert (job.sequence.dtype, job.captures) == (np.int64, frozenset())
-    return [Answer(logits=say(job.sequence)[None], captures={}) for job in jobs]
+    return [LogitsAnswer(logits=say(job.sequence)[None], captures={}) for job in jobs]
 
 
 def go_on(sequences, **fields) -> list[list[int]]:
@@ -56,7 +61,7 @@ def test_greedy_is_the_likeliest_step_by_step():
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_logit_and_probability_are_those_of_the_token_among_all(temperature):
     logits = say([7])
-    chosen = choose(logits, plan(temperature=temperature, top_k=3), np.random.default_rng(5))
+    chosen = choose_from(logits, plan(temperature=temperature, top_k=3), np.random.default_rng(5))
     assert chosen.logit == logits[chosen.id]
     assert chosen.probability == softmax(logits[None])[0, chosen.id]
     # As prediction entries are: what orjson prints exactly.
@@ -67,8 +72,8 @@ def test_logit_and_probability_are_those_of_the_token_among_all(temperature):
 def test_of_equal_logits_the_smaller_id_comes_first(size):
     logits = np.zeros(size, np.float32)
     logits[[1, 3]] = 1.5
-    assert choose(logits, plan(), np.random.default_rng(0)).id == 1
-    drawn = {choose(logits, plan(temperature=1e9, top_k=3), np.random.default_rng(seed)).id for seed in range(200)}
+    assert choose_from(logits, plan(), np.random.default_rng(0)).id == 1
+    drawn = {choose_from(logits, plan(temperature=1e9, top_k=3), np.random.default_rng(seed)).id for seed in range(200)}
     assert drawn == {0, 1, 3}
 
 
@@ -78,7 +83,8 @@ def test_tokens_are_drawn_as_often_as_the_temperature_says(temperature, top_k, c
     logits = (np.arange(SIZE) * 7 % SIZE / 4).astype(np.float32)
     generator, count = np.random.default_rng(0), 20_000
     seen = np.bincount(
-        [choose(logits, plan(temperature=temperature, top_k=top_k), generator).id for _ in range(count)], minlength=SIZE
+        [choose_from(logits, plan(temperature=temperature, top_k=top_k), generator).id for _ in range(count)],
+        minlength=SIZE,
     )
     kept = np.argsort(-logits, kind="stable")[:top_k]
     weights = np.exp(logits[kept].astype(float) / temperature)
@@ -111,7 +117,9 @@ def test_seeds_differ():
 def test_extreme_temperatures_overflow_nothing(temperature, scale):
     # Warnings are errors here.
     logits = np.array([-1, 1, 0.5, 1], np.float32) * np.float32(scale)
-    drawn = {choose(logits, plan(temperature=temperature, top_k=4), np.random.default_rng(n)).id for n in range(99)}
+    drawn = {
+        choose_from(logits, plan(temperature=temperature, top_k=4), np.random.default_rng(n)).id for n in range(99)
+    }
     assert drawn == ({1, 3} if temperature < 1 or temperature < scale / 100 else {0, 1, 2, 3})
 
 
@@ -120,7 +128,7 @@ def test_a_draw_at_the_very_end_is_a_token():
         def random(self):
             return np.nextafter(1.0, 0)
 
-    assert choose(say([1]), plan(temperature=1e300), Last()).id == int(say([1]).argmin())
+    assert choose_from(say([1]), plan(temperature=1e300), Last()).id == int(say([1]).argmin())
 
 
 @pytest.mark.parametrize("size", [7, 20_000])
@@ -131,14 +139,14 @@ def test_large_steps_are_chosen_off_the_event_loop_and_the_same(size, monkeypatc
     monkeypatch.setattr(asyncio, "to_thread", lambda *call: threaded.append(1) or to_thread(*call))
 
     async def same(jobs):
-        return [Answer(logits=logits[None], captures={}) for _ in jobs]
+        return [LogitsAnswer(logits=logits[None], captures={}) for _ in jobs]
 
     async def collect():
         options = plan(num_tokens=3, temperature=1.0, top_k=size)
         return [tokens async for tokens in continue_sequences(same, [np.array([1])] * 2, options)]
 
     generator = np.random.default_rng(0)
-    expected = [choose(logits, plan(temperature=1.0, top_k=size), generator).id for _ in range(3)]
+    expected = [choose_from(logits, plan(temperature=1.0, top_k=size), generator).id for _ in range(3)]
     assert [[token.id for token in tokens] for tokens in asyncio.run(collect())] == [[index] * 2 for index in expected]
     assert len(threaded) == (3 if size > 7 else 0)
 

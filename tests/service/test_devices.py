@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnserve.bundle import BundleError
+from attnserve.bundle import LOGITS, NORMALISER, TOP, TOP_IDS, TOP_LOGITS, BundleError
 from attnserve.cuda import CudaOptions
-from attnserve.golden import read_golden
+from attnserve.golden import read_golden, replay
 from attnserve.resident import Resident, fetch
 from attnserve.service.devices import Gpus
-from attnserve.service.engine import Engine, Job
+from attnserve.service.engine import Engine
+from attnserve.service.job import Job, TopAnswer
 from attnserve.sessions import DeviceError
+from tests.chosen import copy_with_top
 from tests.fake_cuda import FakeCuda
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
@@ -326,3 +328,70 @@ def test_weights_that_become_wrong_are_found(install, monkeypatch):
 
     fake.distort_others = err
     assert not engine.is_sound()
+
+
+@pytest.fixture(scope="module")
+def choosing(tmp_path_factory):
+    """The bundle with a graph that chooses three entries."""
+    return copy_with_top(BUNDLE, tmp_path_factory.mktemp("choosing") / "bundle", 3)
+
+
+def ask_for(jobs, *wanted):
+    return [dataclasses.replace(job, top_k=top_k) for job, top_k in zip(jobs, wanted, strict=True)]
+
+
+@pytest.mark.parametrize("cuda", [CudaOptions(), GRAPHS], ids=["plain", "graphs"])
+def test_logits_that_nobody_needs_are_not_copied_from_the_device(install, on_the_cpu, choosing, cuda):
+    fake = install()
+    engine = Engine(choosing, device="cuda", num_threads=1, cuda=(cuda,))
+    (session,) = fake.sessions
+    # As the first batch would do, which is therefore in no graph.
+    engine.shrink()
+    session.bound.clear()
+    for seed in range(3):
+        jobs = ask_for(make_jobs(5, 3, seed=seed), 3, 1)
+        for answer, expected in zip(engine.run(jobs), on_the_cpu.run(jobs), strict=True):
+            assert isinstance(answer, TopAnswer)
+            np.testing.assert_array_equal(answer.find_top(1).ids[0], expected.logits.argmax(1))
+            np.testing.assert_allclose(answer.find_top(1).logits[0], expected.logits.max(1), atol=1e-6)
+    assert session.bound == [[*TOP]] * 3
+    # One who needs them is enough for everybody's to be, and has a graph of its own.
+    for seed in range(3):
+        jobs = ask_for(make_jobs(5, 3, seed=seed), None, 3)
+        first, second = engine.run(jobs)
+        np.testing.assert_allclose(first.logits, on_the_cpu.run(jobs)[0].logits, atol=1e-6)
+        assert isinstance(second, TopAnswer)
+    assert session.bound[3:] == [[LOGITS, *TOP]] * 3
+    recorded = [graph_id != "-1" for graph_id in session.ids[-6:]]
+    assert recorded == [cuda is GRAPHS and number % 3 > 0 for number in range(6)]
+
+
+def test_wrong_entries_keep_a_bundle_off_a_device(install, choosing):
+    fake = install()
+
+    def distort(session, outputs):
+        for name, array in zip(session.bound[-1], outputs, strict=True):
+            if name == NORMALISER:
+                array[:] *= 1.001
+
+    fake.distort = distort
+    with pytest.raises(BundleError, match="answers the top entries are not those of their logits"):
+        Engine(choosing, device="cuda", num_threads=1)
+
+
+def test_on_a_device_equal_logits_may_come_in_any_order(install, choosing):
+    # ONNX says which is first; how a GPU chooses among many has been read, not seen.
+    fake = install()
+
+    def distort(session, outputs):
+        found = dict(zip(session.bound[-1], outputs, strict=True))
+        if LOGITS in found and TOP_IDS in found:
+            found[LOGITS][:] = 0
+            found[TOP_LOGITS][:] = 0
+            found[TOP_IDS][:] = [4, 2, 3]
+            found[NORMALISER][:] = found[LOGITS].shape[1]
+
+    engine = Engine(choosing, device="cuda", num_threads=1)
+    fake.distort = distort
+    report = replay(engine.runtime, read_golden(choosing))
+    assert report.num_wrong_top == 0

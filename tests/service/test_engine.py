@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnserve.bundle import LOGITS, BundleError
+from attnserve.bundle import LOGITS, TOP, TOP_IDS, BundleError
 from attnserve.packing import add_leading_row
-from attnserve.service.engine import Engine, Job, form_feeds, split_outputs
+from attnserve.service.engine import Engine, form_feeds, split_outputs
+from attnserve.service.job import Job, LogitsAnswer, TopAnswer, logits_of
 from attnserve.service.observer import Observer
+from attnserve.top import choose_top
+from tests.chosen import copy_with_top
 
 NONE: frozenset[str] = frozenset()
 QUERY, KEY, HIDDEN = "layers.0.query", "layers.0.key", "layers.1.hidden"
@@ -54,6 +57,22 @@ def test_nothing_predicted_predicts_no_rows():
     assert [len(answer.logits) for answer in answers] == [0, 1, 0]
     assert answers[0].captures[KEY][:, 0].tolist() == [1, 2]
     assert form_feeds([job([1], [])]).rows.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "by_graph", "outputs"),
+    [
+        ([1, 3], 3, TOP),
+        # More than it chooses, or all of them: the others still have what it has chosen.
+        ([1, 4], 3, [LOGITS, *TOP]),
+        ([None, 2], 3, [LOGITS, *TOP]),
+        ([4, None], 3, [LOGITS]),
+        ([1, 1], None, [LOGITS]),
+    ],
+)
+def test_logits_are_asked_for_where_somebody_needs_them(wanted, by_graph, outputs):
+    jobs = [Job(sequence=np.array([1, 2]), positions=np.array([1]), top_k=top_k) for top_k in wanted]
+    assert form_feeds(jobs, top_k=by_graph).outputs == [*outputs]
 
 
 tokens = st.lists(st.integers(0, 99), min_size=1, max_size=6)
@@ -180,6 +199,70 @@ def test_heads_are_switched_off_for_those_who_ask(engine):
     mixed = engine.run([off, plain, half, off, plain])
     for found, expected in zip(mixed, (after, before, halved, after, before), strict=True):
         np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def choosing(bundles, tmp_path_factory):
+    """An engine of the same bundle with a graph that chooses three entries."""
+    folder = copy_with_top(bundles / "tiny" / "1", tmp_path_factory.mktemp("choosing") / "bundle", 3)
+    return Engine(folder, device="cpu", num_threads=1)
+
+
+@pytest.mark.parametrize("wanted", [[1, 3, 2], [3, None, 2], [4, 1, 3], [None, None, 4]])
+def test_everyone_has_what_they_wanted(engine, choosing, wanted):
+    sequences = ([3, 1, 4, 1, 5], [9, 2], [6, 5, 3])
+    jobs = [
+        Job(sequence=np.array(tokens), positions=np.arange(len(tokens)), top_k=top_k)
+        for tokens, top_k in zip(sequences, wanted, strict=True)
+    ]
+    for one, found, expected in zip(jobs, choosing.run(jobs), engine.run(jobs), strict=True):
+        # A graph that chooses nothing has all logits, whoever asks.
+        assert isinstance(expected, LogitsAnswer)
+        assert isinstance(found, TopAnswer) == (one.top_k in (1, 2, 3))
+        assert found.is_finite()
+        top_k = 3 if one.top_k is None else min(3, one.top_k)
+        mine, theirs = found.find_top(top_k), choose_top(expected.logits, top_k)
+        for name in ("ids", "logits"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+        np.testing.assert_allclose(mine.probabilities, theirs.probabilities, rtol=1e-6)
+
+
+def test_who_asks_for_little_cannot_be_given_all(choosing):
+    (answer,) = choosing.run([Job(sequence=np.array([1]), positions=np.array([0]), top_k=2)])
+    with pytest.raises(AssertionError, match="the likeliest entries alone"):
+        logits_of(answer)
+    with pytest.raises(AssertionError, match="that many"):
+        answer.find_top(4)
+    (answer,) = choosing.run([job([1], [0])])
+    assert logits_of(answer).shape == (1, 20)
+
+
+def test_of_nothing_predicted_no_entries_are_chosen(choosing):
+    name = choosing.manifest.layers[1].captures["key"]
+    nothing = Job(sequence=np.array([1, 2, 3]), positions=np.empty(0, np.int64), captures=frozenset({name}), top_k=1)
+    (answer,) = choosing.run([nothing])
+    assert answer.find_top(1).ids.shape == (0, 1)
+    assert answer.captures[name].shape == (3, 2, 8)
+    (answer,) = choosing.run([job([1, 2, 3], [], {name})])
+    assert logits_of(answer).shape == (0, 20)
+
+
+def test_what_overflows_shows_without_logits(breadth):
+    engine = Engine(breadth / "halves" / "1", device="cpu", num_threads=1)
+    random = np.random.default_rng(0)
+    sequences = [random.normal(size=(5, 3)).astype(np.float32), np.float32([[3e38, -3e38, 3e38]] * 9)]
+    jobs = [Job(sequence=features, positions=np.array([0]), top_k=2) for features in sequences]
+    fine, wrong = engine.run(jobs)
+    assert isinstance(fine, TopAnswer)
+    assert isinstance(wrong, TopAnswer)
+    assert (fine.is_finite(), wrong.is_finite()) == (True, False)
+
+
+def test_costs_are_measured_as_predictions_are_answered(choosing, monkeypatch):
+    asked, run = [], choosing.runtime.run
+    monkeypatch.setattr(choosing.runtime, "run", lambda *given, **how: asked.append(given[2]) or run(*given, **how))
+    choosing.run_lengths([3, 5])
+    assert [TOP_IDS in outputs and LOGITS not in outputs for outputs in asked] == [True]
 
 
 def test_a_run_may_predict_nothing(engine):

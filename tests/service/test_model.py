@@ -16,7 +16,7 @@ from attnserve.bundle import BundleError
 from attnserve.records import to_json
 from attnserve.service import model as module
 from attnserve.service.devices import Gpus
-from attnserve.service.engine import Job
+from attnserve.service.job import Job
 from attnserve.service.model import batch_memory, check_room, describe_device, describe_manifest, load_model, make_tuner
 from attnserve.service.observer import NOBODY
 from attnserve.service.settings import Settings

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from attnserve.service.engine import Answer
+from attnserve.service.job import LogitsAnswer
 from attnserve.service.passes import list_ablations, make_jobs, sort_answers, switch_off
 from attnserve.service.preprocess import parse_attention
 from attnserve.service.sequences import Reader
@@ -23,7 +23,7 @@ def test_an_ordinary_question_takes_one_pass(make_manifest):
     jobs = make_jobs(request, manifest, NAMES)
     assert [job.sequence.tolist() for job in jobs] == [[1, 2], [3]]
     assert all(job.head_scale is None and job.captures == NAMES for job in jobs)
-    answers = [Answer(logits=np.zeros((1, 10)), captures={}) for _ in jobs]
+    answers = [LogitsAnswer(logits=np.zeros((1, 10)), captures={}) for _ in jobs]
     passes = sort_answers(request, answers)
     assert (passes.plain, passes.ablated, passes.without) == (answers, [], {})
 
@@ -42,7 +42,7 @@ def test_ablations_come_after_it(make_manifest):
         off = {tuple(head) for head in np.argwhere(job.head_scale == 0).tolist()}
         assert off == set(ablations[place // 2])
         assert set(np.unique(job.head_scale)) == {0, 1}
-    answers = [Answer(logits=np.full((1, 10), place), captures={}) for place in range(12)]
+    answers = [LogitsAnswer(logits=np.full((1, 10), place), captures={}) for place in range(12)]
     passes = sort_answers(request, answers)
     assert passes.plain == answers[:2]
     assert passes.ablated == answers[2:4]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnserve.service.engine import Job
+from attnserve.service.job import Job
 from attnserve.service.queue import Queue, Ticket
 
 

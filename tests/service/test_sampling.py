@@ -13,8 +13,8 @@ from fastapi import Response
 from attnserve.interrupt import Interrupt, Interrupted
 from attnserve.service import sampling
 from attnserve.service.attention import captures_for, compute_arrays
-from attnserve.service.engine import Answer
 from attnserve.service.idle import Idle
+from attnserve.service.job import LogitsAnswer
 from attnserve.service.live_heads import LiveHeads
 from attnserve.service.preprocess import parse_attention
 from attnserve.service.problems import Invalid
@@ -225,7 +225,7 @@ class Engine:
     def run_aside(self, jobs, interrupt):
         self.jobs += jobs
         interrupt.check()
-        return [Answer(logits=np.zeros((0, 10), np.float32), captures=answer.captures) for answer in self.answers]
+        return [LogitsAnswer(logits=np.zeros((0, 10), np.float32), captures=answer.captures) for answer in self.answers]
 
 
 @pytest.fixture

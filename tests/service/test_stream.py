@@ -10,8 +10,8 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from attnserve.service.deadline import Deadline
-from attnserve.service.engine import Answer
 from attnserve.service.formats.negotiation import EVENTS, JSON
+from attnserve.service.job import LogitsAnswer
 from attnserve.service.preprocess import parse_predict
 from attnserve.service.problems import Invalid, Overloaded, Unavailable
 from attnserve.service.sequences import Reader
@@ -60,7 +60,7 @@ class Script:
         for job, script, start in zip(jobs, self.scripts, self.starts, strict=True):
             logits = np.zeros((1, SIZE), np.float32)
             logits[0, script[len(job.sequence) - start]] = 1
-            answers.append(Answer(logits=logits, captures={}))
+            answers.append(LogitsAnswer(logits=logits, captures={}))
         return answers
 
 
@@ -290,7 +290,7 @@ def test_an_answer_that_overflows_is_refused(reader):
 
     async def overflow():
         logits = np.zeros((1, SIZE), np.float32)
-        return [Answer(logits=logits, captures={}), Answer(logits=logits + np.nan, captures={})]
+        return [LogitsAnswer(logits=logits, captures={}), LogitsAnswer(logits=logits + np.nan, captures={})]
 
     model.batcher.enqueue = lambda jobs, **_: asyncio.ensure_future(overflow())
     with pytest.raises(Invalid, match=r"sequences\[1\]: expected a sequence to which the model has a finite answer"):

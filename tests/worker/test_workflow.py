@@ -58,7 +58,7 @@ def active(model) -> int | None:
 
 
 def test_an_order_becomes_a_version(jobs, model, ask):
-    job = ask(portable=True, precision="float16")
+    job = ask(portable=True, precision="float16", top_k=5)
     outcome = jobs.outcome(job)
     assert outcome["state"] == "succeeded"
     assert outcome["parity"]["logits"] == {"reference": 1e-7, "allowed": 4e-7, "measured": 2e-7}
@@ -66,7 +66,7 @@ def test_an_order_becomes_a_version(jobs, model, ask):
     # Nothing but the version is left, of the work neither.
     assert os.listdir(model) == ["1"]
     made = read_manifest(model / "1").card
-    assert made["flags"] == ["--precision", "float16", "--portable"]
+    assert made["flags"] == ["--precision", "float16", "--portable", "--top-k", "5"]
     assert made["made by"].startswith(f".tmp-{job}.")
 
 

@@ -71,11 +71,11 @@ def test_a_folder_is_pushed_and_says_how_far_it_is(client, folder, service):
 def test_an_export_is_followed_to_its_end(client, queue):
     end_at_once(queue, SUCCESS)
     told: list[Progress] = []
-    export = client.export("mine", "tiny", precision="float16", activate=False, report=told.append)
+    export = client.export("mine", "tiny", precision="float16", top_k=5, activate=False, report=told.append)
     assert (export.model, export.version, export.table) == ("tiny", 1, PARITY.table)
     assert told == [Progress(step=each.step, message=each.message, fraction=each.fraction) for each in LINES]
     (job,) = queue.jobs.values()
-    assert job.order == make_order(version=1, precision="float16", activate=False)
+    assert job.order == make_order(version=1, precision="float16", top_k=5, activate=False)
     assert export.job["id"] == export.id == job.id
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from attnserve.service.captures import capture as module
 from attnserve.service.captures.capture import count_bytes, keep_layers, outputs_of
-from attnserve.service.engine import Answer
+from attnserve.service.job import Answer, LogitsAnswer
 from attnserve.service.problems import Invalid
 from tests.captures import get_weighing, layer_of, make_capture
 from tests.service.conftest import make_layer
@@ -41,7 +41,7 @@ def draw_answer(manifest, length, *, dtype=np.float32, scale=1.0, extra_rows=3) 
                 kept = np.float32 if kind == "value_norm" else dtype
                 array = scale * random.normal(size=(length + extra_rows, *sizes[kind]))
                 captures[name] = array.astype(kept)[:length]
-    return Answer(logits=np.zeros((1, 10), np.float32), captures=captures)
+    return LogitsAnswer(logits=np.zeros((1, 10), np.float32), captures=captures)
 
 
 def test_outputs(manifest):

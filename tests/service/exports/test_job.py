@@ -22,12 +22,14 @@ def log_of(*lines, is_over=False):
 
 
 def test_what_was_asked_for_is_there():
-    described = describe_job(make_job(key="ci", order=make_order(precision="float16", portable=True)), log_of())
+    described = describe_job(
+        make_job(key="ci", order=make_order(precision="float16", portable=True, top_k=5)), log_of()
+    )
     assert described["model"] == "tiny"
     assert described["version"] == 2
     assert described["checkpoint"] == "mine"
     assert described["precision"] == "float16"
-    assert described["options"] == {"portable": True}
+    assert described["options"] == {"portable": True, "top_k": 5}
     assert described["activate"] is True
     assert described["key"] == "ci"
     assert described["files"] == FILES

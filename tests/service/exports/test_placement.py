@@ -28,11 +28,11 @@ def put(queue, tmp_path):
 
 
 def test_a_job_has_what_was_asked_for(put):
-    job = put(version=3, precision="float16", portable=True, activate=False)
+    job = put(version=3, precision="float16", portable=True, top_k=5, activate=False)
     assert job.id == job_id(1)
     assert job.state == "queued"
     assert job.key == "ci"
-    assert job.order == make_order(version=3, precision="float16", portable=True, activate=False)
+    assert job.order == make_order(version=3, precision="float16", portable=True, top_k=5, activate=False)
 
 
 def test_the_first_version_is_1(put):

@@ -112,7 +112,7 @@ def worked(worked_database) -> DBOSQueue:
 
 
 def test_a_job_is_found_as_it_was_added(queue):
-    order = make_order(precision="float16", portable=True, activate=False)
+    order = make_order(precision="float16", portable=True, top_k=5, activate=False)
     queue.add(job_id(1), order, key="ci", fingerprint="abc")
     found = queue.find(job_id(1))
     assert (found.id, found.state, found.order) == (job_id(1), "queued", order)

@@ -29,14 +29,20 @@ def parse(**fields):
 
 def test_the_rest_has_defaults():
     assert parse() == ExportRequest(
-        checkpoint="mine", model="tiny", version=None, precision="float32", portable=False, activate=True
+        checkpoint="mine", model="tiny", version=None, precision="float32", portable=False, top_k=None, activate=True
     )
 
 
 def test_every_field_counts():
-    asked = parse(checkpoint="/models/mine", version=7, precision="float16", options={"portable": True}, activate=False)
+    asked = parse(
+        checkpoint="/models/mine",
+        version=7,
+        precision="float16",
+        options={"portable": True, "top_k": 5},
+        activate=False,
+    )
     assert asked == ExportRequest(
-        checkpoint="/models/mine", model="tiny", version=7, precision="float16", portable=True, activate=False
+        checkpoint="/models/mine", model="tiny", version=7, precision="float16", portable=True, top_k=5, activate=False
     )
 
 
@@ -68,7 +74,11 @@ def test_null_is_as_if_it_were_not_there():
         ({"precision": {}}, "precision", "got an object"),
         ({"options": []}, "options", "expected an object, got an empty list"),
         ({"options": {"portable": 1}}, "options.portable", "expected true or false, got the number 1"),
-        ({"options": {"fast": True}}, "options.fast", "unknown field; expected one of portable"),
+        ({"options": {"fast": True}}, "options.fast", "unknown field; expected one of portable, top_k"),
+        ({"options": {"top_k": 0}}, "options.top_k", "expected an integer from 1 to 16777216, got the number 0"),
+        ({"options": {"top_k": 2**24 + 1}}, "options.top_k", "got the number 16777217"),
+        ({"options": {"top_k": True}}, "options.top_k", "got true"),
+        ({"options": {"top_k": 5.0}}, "options.top_k", r"got the number 5\.0"),
         ({"activate": "no"}, "activate", "expected true or false, got the string 'no'"),
         ({"activated": True}, "activated", "unknown field; expected one of checkpoint, model, version"),
     ],
@@ -99,9 +109,10 @@ def test_fingerprints_tell_requests_apart():
         parse(version=1),
         parse(precision="float16"),
         parse(options={"portable": True}),
+        parse(options={"top_k": 5}),
         parse(activate=False),
     ]
-    assert len({asked.fingerprint for asked in [parse(), *others]}) == 7
+    assert len({asked.fingerprint for asked in [parse(), *others]}) == 8
     # What is written otherwise and means the same.
     assert parse(options={}, precision="float32", activate=True).fingerprint == parse().fingerprint
 
