@@ -7,13 +7,13 @@ and T where there is none; everything else works on the T rows alone.
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from attnserve.models.attention.variant import Weigh
 
 
-def gather_steps(rows: Float[Tensor, "T G E"], slots: Int[Tensor, "B N"]) -> Float[Tensor, "B G N E"]:
+def gather_steps(rows: Shaped[Tensor, "T G E"], slots: Int[Tensor, "B N"]) -> Shaped[Tensor, "B G N E"]:
     """Lay packed rows out by sequence and step; a slot without a row reads zeros."""
     padded = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
     return padded[slots].transpose(1, 2)
@@ -31,10 +31,16 @@ def scatter_steps(
 def mean_steps(rows: Float[Tensor, "T D"], slots: Int[Tensor, "B N"]) -> Float[Tensor, "B D"]:
     """Mean over the steps of every sequence, summed in at least float32."""
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    # A column of ones counts the steps: to compare slots with T is work for a CPU (export/bodies/packed.py).
-    counted = torch.cat([wide, wide.new_ones(rows.shape[0], 1)], dim=1)
-    total = gather_steps(counted[:, None], slots)[:, 0].sum(1)
-    return (total[:, :-1] / total[:, -1:]).to(rows.dtype)
+    total = gather_steps(wide[:, None], slots)[:, 0].sum(1)
+    return (total / existing_steps(slots, rows).sum(1, keepdim=True)).to(rows.dtype)
+
+
+def existing_steps(slots: Int[Tensor, "B N"], rows: Shaped[Tensor, "T ..."]) -> Int[Tensor, "B N"]:
+    """1 where a slot names a row, else 0.
+
+    Gathered: to compare `slots` with T would be work for the CPU on a GPU as well (export/bodies/packed.py).
+    """
+    return gather_steps(slots.new_ones(rows.shape[0], 1, 1), slots)[:, 0, :, 0]
 
 
 def allowed_keys(slots: Int[Tensor, "B N"], num_rows: int, *, causal: bool, window: int = 0) -> Bool[Tensor, "B 1 N N"]:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from attnserve.models.attention.layer import Attention
-from attnserve.models.attention.packed import gather_steps
+from attnserve.models.attention.packed import existing_steps, gather_steps
 from attnserve.models.huggingface.bias import RelativeBias, take_biases
 from attnserve.models.huggingface.images import PIXELS, PatchRows, find_patches
 from attnserve.models.huggingface.inspection import Inspection, max_length_of
@@ -87,7 +87,7 @@ class PackedModel(nn.Module):
                 # What the head is given is replaced at the door.
                 logits = self.model(**{PIXELS: inputs}).logits
             elif rows is None:
-                mask = (slots < inputs.shape[0]).long()
+                mask = existing_steps(slots, inputs)
                 padded = torch.cat([inputs, inputs.new_zeros(1)])[slots]
                 logits = self.model(input_ids=padded, attention_mask=mask).logits
             else:
@@ -180,8 +180,7 @@ class _Call:
         steps = gather_steps(hidden[:, None], self.slots)[:, 0]
         if self.inputs.ndim == 1:
             return steps
-        # Not len(), which would fix the number of rows of the graph.
-        num_patches = (self.slots < hidden.shape[0]).sum(1) - self.num_leading
+        num_patches = existing_steps(self.slots, hidden).sum(1) - self.num_leading
         mean = steps[:, self.num_leading :].sum(1) / num_patches[:, None]
         return torch.cat([steps[:, : self.num_leading], mean[:, None].to(steps.dtype)], dim=1)
 

@@ -19,6 +19,7 @@ from attnserve.models.huggingface import HuggingFaceError, configure, load
 from attnserve.models.prediction import predict_packed
 from attnserve.packing import add_leading_row, pack
 from attnserve.runtime import Runtime
+from tests.export.cuda_copies import list_copies, read_as_placed
 from tests.export.cuda_kernels import list_missing
 from tests.models.huggingface import zoo
 
@@ -132,6 +133,11 @@ def test_a_bundle_answers_as_transformers_does(exported: Exported) -> None:
 @pytest.mark.export
 def test_every_node_of_it_has_a_kernel_of_cudas(exported: Exported) -> None:
     assert list_missing(exported.runtime.folder / MODEL_FILE) == []
+
+
+@pytest.mark.export
+def test_nothing_is_copied_on_the_way(exported: Exported, tmp_path: Path) -> None:
+    assert list_copies(read_as_placed(exported.runtime.folder / MODEL_FILE, tmp_path)) == []
 
 
 @pytest.mark.export
