@@ -101,7 +101,7 @@ class Exported:
 def export(name: str, folder: Path, **attention: Any) -> Exported:
     zoo.save(folder / "model", name, lambda model: attention and configure(model, **attention))
     place = folder / "repository" / "model" / "1"
-    export_hugging_face(folder / "model", place)
+    export_hugging_face(folder / "model", place, top_k=1)
     return Exported(name=name, folder=folder / "model", runtime=Runtime(place, num_threads=1))
 
 
@@ -119,6 +119,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.export
 def test_a_bundle_answers_as_transformers_does(exported: Exported) -> None:
     manifest = exported.runtime.manifest
+    assert manifest.top_k == 1
     assert replay(exported.runtime, read_golden(exported.runtime.folder)).passed
     sequences = whole_of(exported.name, (11, 3, 1, 30))
     sizes = [1 if manifest.task == "classify_sequence" else len(sequence) for sequence in sequences]

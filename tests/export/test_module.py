@@ -161,12 +161,17 @@ def test_a_module_of_features_is_exported_too(tmp_path: Path, pooling: str, prec
     )
     example = np.random.default_rng(0).normal(5, 2, (7, 2))
     place = tmp_path / "features" / "1"
-    options = {"leading_row": config.interface.leading_row, "labels": ["a", "b", "c"], "precision": precision}
+    options = {
+        "leading_row": config.interface.leading_row,
+        "labels": ["a", "b", "c"],
+        "precision": precision,
+        "top_k": 2,
+    }
     export_module(Transformer(config, seed=1), example, destination=place, **told, **options)
     golden, manifest = read_golden(place), read_manifest(place)
     assert replay(Runtime(place, num_threads=1), golden).passed
     np.testing.assert_array_equal(golden.sequences[-1][-7:], example.astype(np.float32))
     assert len(golden.sequences[-1]) == 7 + (pooling == "first")
-    assert manifest.leading_row == (pooling == "first")
+    assert (manifest.leading_row, manifest.top_k) == (pooling == "first", 2)
     assert ("rows" in {entry.name for entry in manifest.inputs}) == (pooling != "mean")
     assert manifest.warnings == ()
