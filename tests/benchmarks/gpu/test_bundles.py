@@ -47,7 +47,7 @@ def test_what_is_missing_is_exported_once(bundle, exports, tmp_path):
     (command,) = exports
     place = tmp_path / "float16" / "nt-expressive" / "nt-expressive" / "1"
     checkpoint = bundles.ROOT / "checkpoints" / "nt-expressive"
-    assert command == f"-m attnserve export {checkpoint} {place} --precision float16"
+    assert command == f"-m attnserve export {checkpoint} {place} --precision float16 --top-k 4"
 
 
 def test_models_that_are_committed_nowhere_are_made_first(bundle, exports):
