@@ -83,13 +83,18 @@ class Jobs:
             TimeoutError: it does not.
         """
         end = time.monotonic() + END_S
-        while True:
-            (status,) = self._client.list_workflows(workflow_ids=[job])
-            if status.status in ENDED:
-                return Ended(status=status.status, worker=status.executor_id, outcome=status.output or {})
+        while (ended := self.find(job)) is None:
             if time.monotonic() > end:
-                raise TimeoutError(f"expected job {job} to end within {END_S:g} s, it is {status.status}")
+                raise TimeoutError(f"expected job {job} to end within {END_S:g} s")
             time.sleep(0.1)
+        return ended
+
+    def find(self, job: str) -> Ended | None:
+        """How a job ended; None if it has not."""
+        (status,) = self._client.list_workflows(workflow_ids=[job])
+        if status.status not in ENDED:
+            return None
+        return Ended(status=status.status, worker=status.executor_id, outcome=status.output or {})
 
     def find_step(self, job: str) -> str | None:
         """The step that a job has told of last."""
