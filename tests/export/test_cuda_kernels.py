@@ -34,6 +34,7 @@ def test_graphs_of_all_kinds(breadth: Path) -> None:
         assert list_missing(path) == [], path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
 def test_graphs_of_other_precisions(export_tiny, precision: str) -> None:
     assert list_missing(export_tiny(precision=precision) / MODEL_FILE) == []

@@ -33,6 +33,7 @@ def test_quick_start_names_the_two_commands() -> None:
     assert re.findall(r"^\$ (make \w+)", console, re.MULTILINE) == ["make serve", "make test"]
 
 
+@pytest.mark.slow
 @pytest.mark.http
 @pytest.mark.export
 def test_blocks_run_and_answers_are_as_printed(committed: Served, tmp_path: Path) -> None:
