@@ -278,7 +278,9 @@ def _open_describing(manifest: Manifest, num_threads: int, op_library: Path) -> 
     files = {weighting: statistics_file(weighting) for weighting in manifest.weightings}
     if not all(path.is_file() for path in files.values()):
         return None
-    sessions = {name: open_session(path, "cpu", num_threads, op_library) for name, path in files.items()}
+    sessions = {
+        name: open_session(path, "cpu", num_threads, op_library, lists_ops=True) for name, path in files.items()
+    }
     has_kernels = all(STATISTICS_OP in list_ops(session) for session in sessions.values())
     return Describing(sessions, has_kernels=True) if has_kernels else None
 

@@ -117,8 +117,10 @@ def open_session(
     num_threads: int,
     op_library: Path | None = None,
     cuda: CudaOptions = DEFAULTS,
+    *,
+    lists_ops: bool = False,
 ) -> Any:
-    """One graph in ONNX Runtime, on "cpu" or "cuda".
+    """One graph in ONNX Runtime, on "cpu" or "cuda"; `list_ops` may be asked about it if it `lists_ops`.
 
     Raises:
         BundleError: it cannot be loaded there.
@@ -134,8 +136,8 @@ def open_session(
     options.enable_mem_pattern = False
     # Products with int8 weights are float32's, as golden is: by default their rows may be rounded to int8 as well.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    # For `list_ops`.
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if lists_ops:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # 3 = errors. Warnings are about graph optimisations that no operator can act upon.
     options.log_severity_level = 3
     providers = [(CUDA_PROVIDER, cuda.for_provider())] if device == "cuda" else []
@@ -151,6 +153,10 @@ def open_session(
 
 
 def list_ops(session: Any) -> frozenset[str]:
-    """Ops that a session runs: a function's own name where a kernel has it, else those of its body."""
+    """Ops that a session runs: a function's own name where a kernel has it, else those of its body.
+
+    Args:
+        session: opened with `lists_ops`.
+    """
     parts = session.get_provider_graph_assignment_info()
     return frozenset(node.op_type for part in parts for node in part.get_nodes())
