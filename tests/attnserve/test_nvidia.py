@@ -1,26 +1,21 @@
 """What is asked of NVIDIA's driver, of a library with its functions: nvml.c."""
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from attnserve.nvidia import Driver, DriverError, Gpu, gpu_memory, name_gpu, read_driver
+from tests.c_library import compile_library
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("nvml")
 
     def build_library(fail: int = 0) -> str:
-        library = folder / f"libnvidia-ml-{fail}.so"
-        source = Path(__file__).with_name("nvml.c")
-        subprocess.run(["cc", "-shared", "-fPIC", f"-DFAIL={fail}", source, "-o", library], check=True)
-        return str(library)
+        source, library = Path(__file__).with_name("nvml.c"), folder / f"libnvidia-ml-{fail}.so"
+        return str(compile_library(source, library, f"-DFAIL={fail}"))
 
     return build_library
 

@@ -1,8 +1,6 @@
 """Page-locked memory, of a library with the functions of CUDA's runtime: cudart.c."""
 
 import ctypes
-import shutil
-import subprocess
 import threading
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from attnserve.packing import pack
 from attnserve.pinned import MIN_BYTES, Pinned
 from attnserve.runtime import Runtime
 from attnserve.traffic import CUDA
+from tests.c_library import compile_library
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 KB = 1024
@@ -23,14 +22,9 @@ KB = 1024
 
 @pytest.fixture
 def build(tmp_path):
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
-
     def build_library(limit: int = 1 << 40) -> ctypes.CDLL:
-        library = tmp_path / "libcudart.so"
         source = Path(__file__).with_name("cudart.c")
-        subprocess.run(["cc", "-shared", "-fPIC", f"-DLIMIT={limit}ul", source, "-o", library], check=True)
-        found = ctypes.CDLL(str(library))
+        found = ctypes.CDLL(str(compile_library(source, tmp_path / "libcudart.so", f"-DLIMIT={limit}ul")))
         found.bytes_ever_allocated.restype = ctypes.c_ulong
         return found
 

@@ -1,7 +1,6 @@
 """A whole service on GPUs, as far as ONNX Runtime's Python shows them: tests/fake_cuda.py."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from attnserve.service.engine import Engine
 from attnserve.service.job import Job
+from tests.c_library import compile_library
 
 pytestmark = pytest.mark.http
 
@@ -62,11 +62,8 @@ def test_a_service_on_two_gpus_and_its_end(repository, start_server):
 
 
 def test_metrics_tell_of_a_driver(repository, start_server, tmp_path_factory, monkeypatch):
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("driver")
-    source = ROOT / "tests" / "attnserve" / "nvml.c"
-    subprocess.run(["cc", "-shared", "-fPIC", source, "-o", folder / "libnvidia-ml.so.1"], check=True)
+    compile_library(ROOT / "tests" / "attnserve" / "nvml.c", folder / "libnvidia-ml.so.1")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
     for device, expected in (
         ("auto", {"gpu_driver_answers": "1.0", 'gpu_busy_ratio{gpu="0",uuid="GPU-0"}': "0.25"}),
