@@ -17,6 +17,10 @@ class DeviceFailure(RuntimeError):
     """A device did not compute what it was asked, or did not hand it out; its own error is the cause."""
 
 
+class NoRoom(DeviceFailure):
+    """A device has no room for what should stay there."""
+
+
 class BoundSession:
     """A session on a device.
 

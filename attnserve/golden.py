@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnserve.bound import NoRoom
 from attnserve.bundle import FEATURES, GOLDEN_FILE, LOGITS, TOKENS, TOP, BundleError, Layer
 from attnserve.certificate import Certificate
 from attnserve.packing import pack
@@ -152,6 +153,7 @@ def replay(
         stays: whether captures stay on the device, and are weighed there (`Runtime.settle`).
 
     Raises:
+        NoRoom: captures should stay, and cannot.
         BundleError: golden is of a model that reads something else.
     """
     expected, got = TOKENS if runtime.manifest.num_features is None else FEATURES, _kind_of(golden.inputs)
@@ -200,7 +202,8 @@ def _replay_batch(runtime: Runtime, golden: Golden, members: NDArray[np.int64], 
     names = [layer.captures[kind] for layer in manifest.layers for kind in ("query", "key")]
     everything = np.arange(len(packed.inputs))
     held = runtime.hold(names, len(everything)) if stays else {}
-    assert not stays or held, "nothing stays where this should be proven"
+    if stays and not held:
+        raise NoRoom("there is no room on the device for golden's captures")
     outputs = runtime.run(packed, rows, [LOGITS, *({} if stays else names)], capture=everything, held=held)
     captures: dict[str, Captured] = {**outputs, **held}
     weighing = runtime.residence.weighing if stays and runtime.residence is not None else runtime.weighing

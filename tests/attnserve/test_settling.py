@@ -39,3 +39,9 @@ def test_where_they_cannot_be_computed_they_do_not(runtime: Runtime, monkeypatch
     monkeypatch.setattr(BoundSession, "run_there", fail)
     assert settle(runtime, read_golden(BUNDLE)) == "CUDA failure 209"
     assert runtime.residence is None
+
+
+def test_where_there_is_no_room_for_golden_they_do_not(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "hold", lambda *_: {})
+    assert settle(runtime, read_golden(BUNDLE)) == "there is no room on the device for golden's captures"
+    assert runtime.residence is None

@@ -16,7 +16,7 @@ from attnserve.service.engine import Engine
 from attnserve.service.job import Job, TopAnswer
 from attnserve.sessions import DeviceError
 from tests.chosen import copy_with_top
-from tests.fake_cuda import FakeCuda
+from tests.fake_cuda import LAUNCH_FAILURE, FakeCuda
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "v1"
 GRAPHS = CudaOptions(num_graphs=4)
@@ -270,6 +270,18 @@ def test_without_room_captures_come_to_the_host(install, on_the_cpu):
     del first
     (third,) = engine.run(make_staying(engine, 2))
     assert third.weighing is residence.weighing
+
+
+def test_a_device_whose_room_others_have_is_sound_all_the_same(install):
+    fake = install()
+    engine = open_engine()
+    engine.runtime.residence.max_bytes = 0
+    assert engine.is_sound()
+    # And looked at nevertheless.
+    engine = open_engine()
+    engine.runtime.residence.max_bytes = 0
+    fake.failure = LAUNCH_FAILURE
+    assert not engine.is_sound()
 
 
 def test_beside_graphs_captures_stay_where_none_writes(install, on_the_cpu):
