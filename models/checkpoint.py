@@ -18,9 +18,9 @@ from attnserve.bundle import TOKENIZER_FILE
 from attnserve.checkpoint_files import CARD_FILE, CONFIG_FILE, MAX_JSON_BYTES, WEIGHTS_FILE, explain_pickle
 from attnserve.models.config import MAX_LAYERS, TransformerConfig
 from attnserve.models.transformer import Transformer
-from attnserve.models.weights import WeightsError, check_head
 from attnserve.records import RecordError, from_json, read_text, to_json
 from attnserve.text import read_tokenizer
+from attnserve.weights import WeightsError, check_head
 
 # Whoever reads it goes down by recursion.
 MAX_CARD_DEPTH = 100

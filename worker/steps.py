@@ -3,6 +3,7 @@
 So each may be repeated, after a crash at any moment. Nothing here knows of the queue.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -10,14 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attnserve.bundle import MANIFEST_FILE, BundleError, hash_file, read_manifest, verify_files
-from attnserve.checkpoint_files import FILES
+from attnserve.checkpoint_files import FILES, WEIGHTS_FILE
 from attnserve.checkpoints import Checkpoints, UnknownError, is_sha256
 from attnserve.jobs import ExportOrder
 from attnserve.publish import ExportError, check_destination, publish
 from attnserve.repository import ALIASES_FILE, Repository, find_versions
+from attnserve.weights import WeightsError, check_head
 from attnserve.worker.places import Places
 
 CHUNK_BYTES = 4 * 1024 * 1024
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Check = Callable[[], None]
 """Called often; raises if the job is to go on no more."""
@@ -31,7 +34,8 @@ def fetch(order: ExportOrder, job: str, places: Places, check: Check) -> None:
     """Put exactly the files that were pinned when the job was asked for into its work folder.
 
     Raises:
-        StepError: a file is gone, has changed since, or is none of a checkpoint's; or the version exists.
+        StepError: a file is gone, has changed since, or is none of a checkpoint's; the version exists; or there is no
+            room for a copy.
     """
     work = places.work(job)
     shutil.rmtree(work, ignore_errors=True)
@@ -52,8 +56,11 @@ def fetch(order: ExportOrder, job: str, places: Places, check: Check) -> None:
                 found = _link(Checkpoints(places.checkpoints).locate_blob(sha256), work / name, check)
         except UnknownError:
             raise StepError(f"checkpoint: {name}: the upload is gone; upload it again") from None
+        except WeightsError as error:
+            raise StepError(f"{name}: not a safetensors file: {error}") from None
         except OSError as error:
-            raise StepError(f"checkpoint: {name}: cannot be read any more: {error.strerror or error}") from None
+            fault = "cannot be read any more" if error.errno not in NO_ROOM else f"cannot be copied to {work}"
+            raise StepError(f"checkpoint: {name}: {fault}: {error.strerror or error}") from None
         if found != sha256:
             raise StepError(f"checkpoint: {name}: expected sha256 {sha256} as when it was asked for, got {found}")
 
@@ -134,9 +141,17 @@ def _link(source: Path, target: Path, check: Check) -> str:
 
 
 def _copy(source: Path, target: Path, check: Check) -> str:
-    """Copy a plain file; returns its sha256."""
+    """Copy a plain file; returns its sha256.
+
+    Raises:
+        WeightsError: it would be the weights, and is not.
+        OSError: it cannot be read, or there is no room.
+    """
     if not source.is_file():
         raise FileNotFoundError(2, "no such file")
+    if target.name == WEIGHTS_FILE:
+        # Before gigabytes of something else are written.
+        check_head(source)
     with target.open("xb") as file:
         return _read(source, check, write=file.write)
 

@@ -1,5 +1,6 @@
 """Each step may be done again, after a crash at any moment of it."""
 
+import errno
 import os
 import shutil
 
@@ -92,6 +93,25 @@ def test_what_is_no_plain_file_is_not_waited_for(order, source, places):
     (source[0] / "config.json").unlink()
     os.mkfifo(source[0] / "config.json")
     with pytest.raises(StepError, match=r"^checkpoint: config\.json: cannot be read any more"):
+        fetch(order, JOB, places, never)
+
+
+def test_weights_that_are_none_are_refused_before_they_take_any_room(source, places):
+    files = write_checkpoint(source[0], weights=(2**33).to_bytes(8, "little"))
+    with (source[0] / "model.safetensors").open("r+b") as file:
+        file.truncate(2**40)
+    order = ExportOrder(checkpoint=str(source[0]), files=files, model="m", version=3)
+    with pytest.raises(StepError, match=r"^model\.safetensors: not a safetensors file: expected a header of at most"):
+        fetch(order, JOB, places, never)
+    assert not (places.work(JOB) / "model.safetensors").exists()
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_checkpoint(order, places, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(steps, "_read", fail)
+    with pytest.raises(StepError, match=r"^checkpoint: \w+\.\w+: cannot be copied to .*: No space left"):
         fetch(order, JOB, places, never)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import pickle
 import signal
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,14 @@ def suspend(worker, database: Path) -> None:
     while True:
         worker.send_signal(signal.SIGSTOP)
         wait_until(lambda: set(read_states(worker.pid)) == {"T"})
-        with contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:
+        with contextlib.closing(sqlite3.connect(database, timeout=0)) as connection:
             try:
                 connection.execute("BEGIN EXCLUSIVE")
                 return
             except sqlite3.OperationalError:
                 worker.send_signal(signal.SIGCONT)
+        # Time to be done with it, or it would be stopped where it was.
+        time.sleep(0.05)
 
 
 def read_states(process: int) -> list[str]:

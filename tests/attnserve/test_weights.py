@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from attnserve.models.weights import MAX_HEADER_BYTES, WeightsError, check_head
+from attnserve.weights import MAX_HEADER_BYTES, WeightsError, check_head
 
 GOOD = save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2)}, {"made by": "tests"})
 
