@@ -23,9 +23,9 @@ ENGINE_DEFAULTS = {"rounds": 3, "num_threads": 1, "device": "cpu", "kernels": OF
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `attnserve bench`."""
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("bundle", nargs="?", help="measure the engine on a bundle folder, REPOSITORY/model/version")
-    what.add_argument("--url", help="measure a running service, as http://127.0.0.1:8000")
+    # No group of argparse's, which takes the value of an option that does not exist for a bundle and blames --url.
+    parser.add_argument("bundle", nargs="?", help="measure the engine on a bundle folder, REPOSITORY/model/version")
+    parser.add_argument("--url", help="or a running service, as http://127.0.0.1:8000")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     group = parser.add_argument_group("the engine, with a bundle")
 
@@ -46,6 +46,8 @@ def run(parsed: argparse.Namespace) -> int:
         ValueError: names the flag, what was expected and what came.
         KeyboardInterrupt: a load was interrupted; what was measured until then is printed.
     """
+    if (parsed.bundle is None) == (parsed.url is None):
+        raise ValueError(f"bundle: expected one, or --url, got {'neither' if parsed.url is None else 'both'}")
     if parsed.json is not None and not parsed.json.parent.is_dir():
         # Said now, not when everything is measured.
         raise ValueError(f"--json: expected a file in a folder that exists, got {parsed.json}")

@@ -79,9 +79,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["train"],
         ["train", "frobnicate"],
         ["serve"],
-        ["bench"],
-        ["bench", "bundle", "--url", "http://127.0.0.1:8000"],
-        ["bench", "--rate", "5"],
     ],
     ids=" ".join,
 )
@@ -92,6 +89,12 @@ def test_asked_for_wrongly_is_2(arguments: list[str], capsys: pytest.CaptureFixt
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "usage: attnserve" in shown.err
+
+
+def test_an_option_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--url", "http://127.0.0.1:8000", "--seconds", "4"])
+    assert "unrecognized arguments: --seconds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -168,6 +171,9 @@ def test_an_engine_is_measured_with_kernels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ([], "bundle: expected one, or --url, got neither"),
+        (["--rate", "5"], "bundle: expected one, or --url, got neither"),
+        ([str(BUNDLE), "--url", "http://h"], "bundle: expected one, or --url, got both"),
         ([str(BUNDLE), "--rate", "5"], "bundle: expected no options of a load beside it, got rate"),
         (["--url", "http://h", "--rounds", "5"], "--url: expected no options of an engine beside it, got rounds"),
         (["--url", "http://h"], "--model: expected the name of a model, got none"),
