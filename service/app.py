@@ -37,6 +37,7 @@ from attnserve.service.oip import routes as oip
 from attnserve.service.problems import Fault, InternalError, Problem, render_problem
 from attnserve.service.sampling import Sampler
 from attnserve.service.turns import Turns
+from attnserve.service.viewer import routes as viewer
 
 if TYPE_CHECKING:
     # An extra.
@@ -157,7 +158,7 @@ def create_app(
     # Not `include_router`, behind which every request is matched twice. What is asked most comes first.
     routers = (
         *(routes.router, captures.router, oip.router, oip_repository.router),
-        *(checkpoints.router, exports_routes.router),
+        *(checkpoints.router, exports_routes.router, viewer.router),
     )
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_exception_handler(Problem, _answer_problem)

@@ -125,6 +125,10 @@ def test_wheel_holds_every_module_under_one_name(built):
         for path in (ROOT / folder).rglob("*.py")
     }
     assert {name for name in names if name.endswith(".py")} == expected
+    page = {
+        f"attnserve/service/viewer/{path.name}" for path in (ROOT / "service" / "viewer").iterdir() if path.is_file()
+    }
+    assert page <= names
 
 
 @pytest.mark.packaging

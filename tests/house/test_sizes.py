@@ -9,7 +9,8 @@ MAX_LINES = 300
 SOURCES = [
     path
     for folder in ("attnserve", "models", "export", "service", "worker", "benchmarks", "examples", "soak")
-    for path in (ROOT / folder).rglob("*.py")
+    for pattern in ("*.py", "*.js", "*.css", "*.html")
+    for path in (ROOT / folder).rglob(pattern)
 ]
 
 

@@ -65,8 +65,8 @@ ROUTES = {
     "/readyz": {503},
     "/metrics": set(),
 }
-# FastAPI's own.
-PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+# FastAPI's own, and the viewer's.
+PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/", "/viewer/{file}"}
 # Whoever asks, whatever for.
 ANYWHERE = {"500", "default", "200", "201", "202", "204", "401", "403", "431"}
 PATHS = {route.split()[-1] for route in ROUTES}

@@ -1,0 +1,129 @@
+/** Tiles of one head's map: asked for while they are in sight, and kept while there is room. */
+
+import { Cache } from "./cache.js";
+import { paintCells } from "./colours.js";
+import { factorOf, isMasked } from "./geometry.js";
+
+/** Of 256 x 256 weights and as many pixels: 50 MB. */
+const MAX_TILES = 96;
+
+/** @typedef {{values: Float32Array, columns: number, canvas: HTMLCanvasElement | null, painted: string}} Tile */
+export class Tiles {
+  #kept = new Cache(MAX_TILES);
+  /** @type {Map<string, AbortController>} */
+  #asked = new Map();
+  #failed = new Set();
+
+  /**
+   * @param {{load: (address: any, signal: AbortSignal) => Promise<{shape: number[], values: Float32Array}>,
+   *   length: number, numZooms: number, sight: import("./geometry.js").Sight, onchange: () => void,
+   *   onproblem: (error: Error) => void}} options
+   */
+  constructor(options) {
+    Object.assign(this, options);
+  }
+
+  /** The largest weight, and that of all keys but the first. */
+  findPeaks() {
+    if (this.peaks) return this.peaks;
+    const whole = this.#kept.get("0/0/0");
+    if (!whole) return null;
+    let all = 0, others = 0;
+    for (let at = 0; at < whole.values.length; at++) {
+      const value = Math.abs(whole.values[at]);
+      if (value > all) all = value;
+      if (value > others && at % whole.columns) others = value;
+    }
+    this.peaks = { all, others };
+    return this.peaks;
+  }
+
+  /** A tile that is there. @returns {Tile | undefined} */
+  find({ zoom, y, x }) {
+    return this.#kept.get(`${zoom}/${y}/${x}`);
+  }
+
+  /** Ask for those of `addresses` that are not there, and stop asking for all others. */
+  want(addresses) {
+    const names = new Map(addresses.map((address) => [`${address.zoom}/${address.y}/${address.x}`, address]));
+    for (const [name, controller] of this.#asked) if (!names.has(name)) controller.abort();
+    for (const [name, address] of names) {
+      if (!this.#kept.get(name) && !this.#asked.has(name) && !this.#failed.has(name)) this.#load(name, address);
+    }
+  }
+
+  /** Nothing is asked for any more. */
+  stop() {
+    for (const controller of this.#asked.values()) controller.abort();
+  }
+
+  async #load(name, address) {
+    const controller = new AbortController();
+    this.#asked.set(name, controller);
+    try {
+      const { shape, values } = await this.load(address, controller.signal);
+      this.#kept.set(name, { values, columns: shape[1], canvas: null, painted: "" });
+      this.onchange();
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      // Asked for again with the next view of this head, not with the next frame.
+      this.#failed.add(name);
+      this.onproblem(error);
+    } finally {
+      this.#asked.delete(name);
+    }
+  }
+
+  /**
+   * The pixels of a tile, a cell each.
+   *
+   * @param {Tile} tile
+   * @param {{zoom: number, y: number, x: number}} address of it
+   * @param {import("./colours.js").Paint & {hidesFirst: boolean}} paint
+   */
+  picture(tile, { zoom, y, x }, paint) {
+    const name = JSON.stringify(paint);
+    if (tile.painted !== name) {
+      const factor = factorOf(zoom, this.numZooms), top = 256 * y, left = 256 * x;
+      const isBare = (row, column) =>
+        (paint.hidesFirst && left + column === 0) ||
+        isMasked(top + row, left + column, factor, this.length, this.sight);
+      const image = paintCells(tile.values, tile.columns, paint, isBare);
+      tile.canvas ??= document.createElement("canvas");
+      [tile.canvas.width, tile.canvas.height] = [image.width, image.height];
+      tile.canvas.getContext("2d").putImageData(image, 0, 0);
+      tile.painted = name;
+    }
+    return tile.canvas;
+  }
+}
+
+/**
+ * Tiles out of a whole map that is here, as the service makes them: the weights largest in size, with their sign.
+ *
+ * @param {Float32Array} values [length, length]
+ */
+export function cutTiles(values, length, numZooms) {
+  const levels = [];
+  for (let zoom = numZooms - 1, size = length; zoom >= 0; zoom--) {
+    levels[zoom] = { size, values };
+    const half = Math.ceil(size / 2), pooled = new Float32Array(half * half);
+    for (let row = 0; row < size; row++) {
+      for (let column = 0; column < size; column++) {
+        const at = (row >> 1) * half + (column >> 1), value = values[row * size + column];
+        if (Math.abs(value) > Math.abs(pooled[at])) pooled[at] = value;
+      }
+    }
+    [values, size] = [pooled, half];
+  }
+  return async ({ zoom, y, x }) => {
+    const level = levels[zoom], top = 256 * y, left = 256 * x;
+    const rows = Math.min(256, level.size - top), columns = Math.min(256, level.size - left);
+    const cut = new Float32Array(rows * columns);
+    for (let row = 0; row < rows; row++) {
+      const begin = (top + row) * level.size + left;
+      cut.set(level.values.subarray(begin, begin + columns), row * columns);
+    }
+    return { shape: [rows, columns], values: cut };
+  };
+}
