@@ -8,6 +8,8 @@ What ONNX Runtime asks of whoever has it record graphs (its page of the CUDA pro
   taken is that graph. So every recording has an id of its own, for ever, and -1 is a run that is none.
 * Nobody else may use the session meanwhile, so its runs take turns; nor may anybody use CUDA while a graph is recorded,
   so that waits for silence (`attnserve/traffic.py`).
+* A graph is known to the thread that recorded it, and to no other: the CUDA provider keeps graphs by thread. Another
+  thread that runs under its id records it anew, whoever uses CUDA meanwhile. So every thread has recordings of its own.
 * What a run took from the session's arena goes back there, and a graph writes to it all the same when it runs again. So
   no output of another run may stay in the arena, and the arena may give nothing back to the device.
 
@@ -51,8 +53,15 @@ class Wanted:
     num_answers: int
 
 
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.owner = object()
+        """Of the thread that asks. Not its number, which is another one's when it has ended."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class _Recording:
+    owner: object
     wanted: Wanted
     graph_id: int
     inputs: Mapping[str, Any]
@@ -68,14 +77,15 @@ class Recordings:
         session: made with `enable_cuda_graph`.
         device: "cuda"; "cpu" computes the same without a graph, for tests.
         gpu: its number.
-        max_recordings: kept at a time. The one that has not been used for longest makes room.
+        max_recordings: kept at a time, of all threads. The one that has not been used for longest makes room.
     """
 
     def __init__(self, session: Any, *, device: str, gpu: int, max_recordings: int) -> None:
         self._session = session
         self._device = (device, gpu)
         self._max_recordings = max_recordings
-        self._recordings: OrderedDict[Wanted, _Recording] = OrderedDict()
+        self._thread = _Thread()
+        self._recordings: OrderedDict[tuple[object, Wanted], _Recording] = OrderedDict()
         self._seen: set[Wanted] = set()
         self._num_recorded = self._num_forgotten = 0
         self.turn = threading.Lock()
@@ -89,7 +99,7 @@ class Recordings:
         """Whether a batch of these sizes should be padded, and run here; not the first time that it is asked."""
         if not self.is_on or wanted.bucket.num_rows > MAX_ROWS or wanted.bucket.num_cells > MAX_CELLS:
             return False
-        if wanted in self._recordings:
+        if (self._thread.owner, wanted) in self._recordings:
             return True
         if wanted not in self._seen:
             self._seen.add(wanted)
@@ -99,7 +109,7 @@ class Recordings:
     def run(self, wanted: Wanted, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
         """The outputs of a batch that has been padded, by name; None if it is to be run plainly."""
         try:
-            recording = self._recordings.get(wanted)
+            recording = self._recordings.get((self._thread.owner, wanted))
             if recording is not None:
                 with CUDA.run():
                     return self._replay(recording, feeds)
@@ -129,7 +139,7 @@ class Recordings:
             if feeds[name].size:
                 tensor.update_inplace(np.ascontiguousarray(feeds[name]))
         self._session.run_with_iobinding(recording.binding, recording.options)
-        self._recordings.move_to_end(recording.wanted)
+        self._recordings.move_to_end((recording.owner, recording.wanted))
         return _read(recording)
 
     def _record(self, wanted: Wanted, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -156,9 +166,14 @@ class Recordings:
         # Warms up, records, and runs what was recorded, all in the first run.
         self._session.run_with_iobinding(binding, options)
         recording = _Recording(
-            wanted=wanted, graph_id=self._num_recorded, inputs=inputs, binding=binding, options=options
+            owner=self._thread.owner,
+            wanted=wanted,
+            graph_id=self._num_recorded,
+            inputs=inputs,
+            binding=binding,
+            options=options,
         )
-        self._recordings[wanted] = recording
+        self._recordings[recording.owner, wanted] = recording
         return _read(recording)
 
     def _evict(self) -> None:

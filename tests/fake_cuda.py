@@ -4,6 +4,7 @@ Of a GPU this proves nothing. It proves what this code asks of ONNX Runtime, and
 """
 
 import contextlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from attnserve import sessions
 from attnserve.bundle import MODEL_FILE
+from attnserve.traffic import CUDA
 
 # As ONNX Runtime 1.31 words it. An error of this kind stays with the process: whatever it asks of CUDA fails by it.
 LAUNCH_FAILURE = (
     "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 719: unspecified launch failure ; GPU=0 ; hostname=gpu ; "
     "file=cuda_stream_handle.cc ; line=210 ; expr=cudaStreamSynchronize(static_cast<cudaStream_t>(GetHandle())); "
 )
+# Of calls, and of what is recorded, while others use CUDA.
+SPOILED = "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 900: operation not permitted when stream is capturing"
 GRAPH_ID, ARENAS = "gpu_graph_id", "memory.enable_memory_arena_shrinkage"
 
 
@@ -77,14 +81,27 @@ def place_of(value: Any) -> tuple[str, int] | None:
     return getattr(value, "place", None)
 
 
+class Graphs(threading.local):
+    """What a thread has recorded, by id: its CUDA provider keeps graphs by thread."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Any] = {}
+
+    def find(self, graph_id: str, binding: Any) -> Any:
+        """What runs under an id: what was recorded, or this, which is recorded now."""
+        if graph_id not in self.by_id and not CUDA._is_silent:
+            raise Fail(SPOILED)
+        return self.by_id.setdefault(graph_id, binding)
+
+
 class Session:
-    """A session on a GPU. Under a graph's id it runs what it ran first, whatever it is given."""
+    """A session on a GPU. Under a graph's id a thread runs what it ran first, whatever it is given."""
 
     def __init__(self, cuda: "FakeCuda", session: Any, options: dict[str, str], *, is_model: bool) -> None:
         self.cuda, self.session, self.options = cuda, session, options
         self.is_model = is_model
         self.place = ("cuda", int(options["device_id"]))
-        self.first: dict[str, Any] = {}
+        self.graphs = Graphs()
         self.ids: list[str] = []
         self.bound: list[list[str]] = []
         """Outputs of each run; others are not copied from the device."""
@@ -113,9 +130,9 @@ class Session:
             if "gpu:" in options.get_run_config_entry(ARENAS):
                 # The CPU's provider has no such arena, and says so.
                 options = onnxruntime.RunOptions()
-        if graph_id in self.first and self.cuda.graphs_are_wrong:
+        if graph_id in self.graphs.by_id and self.cuda.graphs_are_wrong:
             return
-        found = binding if graph_id == "-1" else self.first.setdefault(graph_id, binding)
+        found = binding if graph_id == "-1" else self.graphs.find(graph_id, binding)
         self.session.run_with_iobinding(found.binding, options)
         if graph_id == "-1" and binding.arrays:
             self.hand_out(binding.arrays)
