@@ -1,8 +1,12 @@
 """Sessions of ONNX Runtime: on the device asked for, or not at all."""
 
+import functools
 import logging
 import os
+import queue
 import sys
+import threading
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +112,8 @@ def _has_nvidia_driver() -> bool:
     """Whether trying CUDA makes sense; without a driver ONNX Runtime writes several lines of errors to stderr."""
     # /dev/dxg: Linux under Windows has no other trace of it.
     places = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
-    return sys.platform == "win32" or any(Path(place).exists() for place in places)
+    # Not `Path.exists`, which raises where it may not look.
+    return sys.platform == "win32" or any(map(os.path.exists, places))
 
 
 def open_session(
@@ -127,6 +132,8 @@ def open_session(
     """
     import onnxruntime
 
+    if device == "cuda":
+        _await_room()
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -145,11 +152,52 @@ def open_session(
         if op_library is not None:
             options.register_custom_ops_library(os.fspath(op_library))
         # Without enable_fallback=0 a provider that fails is replaced by the CPU, and only stdout hears of it.
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             str(path), options, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime raises a dozen types of its own, none of them public.
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from None
+    if device == "cuda":
+        _free_in_turn(session)
+    return session
+
+
+# Of it `put` may be called anywhere, from within another `put` as well.
+_LET_GO: queue.SimpleQueue[Any] = queue.SimpleQueue()
+_STARTING = threading.Lock()
+
+
+def _free_in_turn(session: Any) -> None:
+    """Have what a session holds on a device freed while no graph is recorded, which that would spoil.
+
+    Who lets go of a session cannot wait for a recording to end: it may be the garbage collection, in any thread, and in
+    the one that records as well.
+    """
+    weakref.finalize(session, _LET_GO.put, session._sess).atexit = False
+
+
+def _await_room() -> None:
+    """Until all that was let go is freed: who opens a session may count on its memory."""
+    with _STARTING:
+        _start_freeing()
+    freed = threading.Event()
+    _LET_GO.put(freed)
+    freed.wait()
+
+
+@functools.cache
+def _start_freeing() -> None:
+    threading.Thread(target=_free, name="free-sessions", daemon=True).start()
+
+
+def _free() -> None:
+    while True:
+        let_go = [_LET_GO.get()]
+        if isinstance(let_go[0], threading.Event):
+            let_go[0].set()
+            continue
+        with CUDA.load():
+            let_go.clear()
 
 
 def list_ops(session: Any) -> frozenset[str]:

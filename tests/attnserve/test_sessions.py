@@ -1,6 +1,8 @@
 """Sessions are on the device asked for, or refused."""
 
 import re
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from attnserve.bundle import BundleError
 from attnserve.describing import STATISTICS_OP, statistics_file
 from attnserve.runtime import Runtime
 from attnserve.sessions import DeviceError, list_ops, open_session
+from attnserve.traffic import CUDA
 from tests.attnserve.conftest import BUNDLE, rehash
+from tests.fake_cuda import FakeCuda
 from tests.kernels.library import build_library
 
 
@@ -36,6 +40,29 @@ def test_without_a_driver_auto_is_the_cpu_and_cuda_says_why(
     with pytest.raises(DeviceError, match=rf"device: expected a usable CUDA device, got none: .*{re.escape(reason)}"):
         Runtime(BUNDLE, device="cuda")
     assert capfd.readouterr().err == ""
+
+
+def test_where_nobody_may_look_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Any, **_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(module.os, "stat", refuse)
+    assert not module._has_nvidia_driver()
+
+
+def test_a_session_on_a_device_is_freed_while_nobody_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda().install(monkeypatch.setattr)
+    session, freed = open_session(statistics_file("softmax"), "cuda", 1), threading.Event()
+    weakref.finalize(session._sess, freed.set)
+    with CUDA.silence() as is_silent:
+        assert is_silent
+        del session
+        while not module._LET_GO.empty():
+            pass
+        assert not freed.is_set()
+    # And before the next one takes memory.
+    open_session(statistics_file("softmax"), "cuda", 1)
+    assert freed.is_set()
 
 
 def test_a_session_that_falls_back_silently_is_not_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
