@@ -133,7 +133,7 @@ class Catalogue:
             self.failures.keep(self.versions)
             self.guests.dismiss(self.versions)
             for name in self.versions:
-                if self._stopping.is_set():
+                if self._stopping.is_set() or self.is_lost:
                     return
                 self._follow(name)
 

@@ -608,6 +608,10 @@ def test_a_device_that_is_lost(world):
         ask(catalogue.find("a"), 99)
     assert told == [True]
     assert catalogue.explain_unready() == "the device is lost"
+    # Nothing is loaded on it any more.
+    before = len(world.loaded)
+    catalogue.refresh()
+    assert len(world.loaded) == before
 
 
 def test_one_that_panics_alone_is_no_lost_device(world):
