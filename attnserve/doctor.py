@@ -12,7 +12,7 @@ from attnserve import __version__
 from attnserve.extras import find_missing
 from attnserve.kernels import AUTO, explain_unusable, find_kernels
 from attnserve.machine import count_cores, free_memory, memory_limit, name_processor
-from attnserve.nvidia import Driver, DriverError, read_driver
+from attnserve.nvidia import Driver, DriverError, ask_driver, read_driver
 from attnserve.probing import find_missing_libraries, try_device
 from attnserve.records import to_json
 
@@ -30,6 +30,8 @@ PACKAGES = (
     "torch",
     "uvicorn",
 )
+# Drivers take some seconds to wake GPUs that nobody uses.
+PATIENCE_SECONDS = 20.0
 INSTALL_GPU = "pip install 'attnserve[gpu]'"
 
 
@@ -105,11 +107,15 @@ def run(parsed: argparse.Namespace) -> int:
 def examine() -> Checkup:
     """Look at everything, and try the devices out."""
     faults: list[str] = []
+    hangs = False
+    driver = None
     try:
-        driver = read_driver()
+        driver = ask_driver(read_driver).result(PATIENCE_SECONDS)
     except DriverError as error:
-        driver = None
         faults.append(f"driver: {error}")
+    except TimeoutError:
+        hangs = True
+        faults.append(f"driver: it does not answer within {PATIENCE_SECONDS:g} s; `dmesg` may say why")
     runtimes = find_runtimes()
     if len(runtimes) > 1:
         wanted = "onnxruntime-gpu" if "onnxruntime-gpu" in runtimes else "onnxruntime"
@@ -123,7 +129,10 @@ def examine() -> Checkup:
         found = None
         faults.append(f"onnxruntime: cannot be imported: {error}: pip install --force-reinstall attnserve")
     missing = () if found is None or found.cuda is None else find_missing_libraries(found.cuda)
-    unusable = {name: "no ONNX Runtime" if found is None else try_device(name) for name in ("cpu", "cuda")}
+    unusable: dict[str, str | None] = dict.fromkeys(("cpu", "cuda"), "no ONNX Runtime")
+    if found is not None:
+        # Of a driver that never answers, CUDA would neither.
+        unusable = {"cpu": try_device("cpu"), "cuda": "its driver does not answer" if hangs else try_device("cuda")}
     if found is not None and unusable["cpu"] is not None:
         faults.append(f"device cpu: {unusable['cpu']}")
     # Without a GPU nothing is wrong with a machine that cannot use one.
@@ -191,12 +200,17 @@ def examine_kernels() -> Kernels | None:
 
 
 def find_runtimes() -> tuple[str, ...]:
-    """Installed packages that bring a module `onnxruntime`: more than one, and its files are of several."""
+    """Installed packages that bring a module `onnxruntime`: more than one, and its files are of several.
+
+    Each once, though a folder may be on Python's path twice.
+    """
     return tuple(
         sorted(
-            distribution.name
-            for distribution in importlib.metadata.distributions()
-            if any(str(file) == "onnxruntime/__init__.py" for file in distribution.files or ())
+            {
+                distribution.name
+                for distribution in importlib.metadata.distributions()
+                if any(str(file) == "onnxruntime/__init__.py" for file in distribution.files or ())
+            }
         )
     )
 

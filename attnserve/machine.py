@@ -24,11 +24,9 @@ def count_cores() -> int:
 
 def name_processor() -> str:
     """What the processor calls itself; where it does not say, the architecture and the number of cores."""
-    try:
-        lines = CPUINFO.read_text("utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return f"{platform.machine()} {os.cpu_count()}"
+    lines = (_read(CPUINFO) or "").splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, f"{platform.machine()} {os.cpu_count()}")
 
 
 def memory_limit() -> int:
@@ -41,8 +39,9 @@ def memory_limit() -> int:
 def free_memory() -> int:
     """Bytes this process may still take: what is left of the cgroup's limit, and what the machine has to give."""
     free = memory_limit()
-    if MEMINFO.is_file():
-        lines = (line.split() for line in MEMINFO.read_text().splitlines())
+    meminfo = _read(MEMINFO)
+    if meminfo is not None:
+        lines = (line.split() for line in meminfo.splitlines())
         free = min([free, *(1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:")])
     limit, used = _cgroup_limit(), _read_cgroup("memory.current", "memory/memory.usage_in_bytes")
     if limit is None or used is None:
@@ -88,7 +87,12 @@ def _cgroup_limit() -> int | None:
 
 
 def _read_cgroup(version_2: str, version_1: str) -> str | None:
-    for path in (CGROUP / version_2, CGROUP / version_1):
-        if path.is_file():
-            return path.read_text().strip()
-    return None
+    return _read(CGROUP / version_2) or _read(CGROUP / version_1)
+
+
+def _read(path: Path) -> str | None:
+    """What a file says; None if it is not there, or may not be read, as in some sandboxes."""
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError:
+        return None

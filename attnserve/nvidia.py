@@ -4,9 +4,16 @@ https://docs.nvidia.com/deploy/nvml-api: every function answers 0, or the number
 """
 
 import ctypes
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
+# Of what the C library says of a library that is nowhere.
+MISSING = "No such file or directory"
 NAME_BYTES = UUID_BYTES = 96
 
 
@@ -58,7 +65,10 @@ def read_driver(library: str = LIBRARY) -> Driver | None:
     """
     try:
         nvml = ctypes.CDLL(library)
-    except OSError:
+    except OSError as error:
+        # A file that is there and is no library, or somebody else's, is no machine without a GPU.
+        if sys.platform == "linux" and MISSING not in str(error):
+            raise DriverError(f"its library cannot be loaded: {error}") from None
         return None
     _call(nvml, "nvmlInit_v2")
     try:
@@ -73,7 +83,24 @@ def read_driver(library: str = LIBRARY) -> Driver | None:
             gpus=tuple(_read_gpu(nvml, index) for index in range(count.value)),
         )
     finally:
-        nvml.nvmlShutdown()
+        _find(nvml, "nvmlShutdown")()
+
+
+def ask_driver(read: Callable[[], Driver | None] = read_driver) -> "Future[Driver | None]":
+    """What the driver says, once it says something: one that has lost a GPU may never answer.
+
+    It is asked in a thread that nobody waits for, at the end of the process neither.
+    """
+    asked: Future[Driver | None] = Future()
+
+    def ask() -> None:
+        try:
+            asked.set_result(read())
+        except Exception as error:
+            asked.set_exception(error)
+
+    threading.Thread(target=ask, name="gpus", daemon=True).start()
+    return asked
 
 
 def gpu_memory(library: str = LIBRARY) -> int:
@@ -103,7 +130,7 @@ def _read_gpu(nvml: ctypes.CDLL, index: int) -> Gpu:
     _call(nvml, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
     _call(nvml, "nvmlDeviceGetCudaComputeCapability", device, ctypes.byref(major), ctypes.byref(minor))
     _call(nvml, "nvmlDeviceGetUUID", device, uuid, ctypes.c_uint(UUID_BYTES))
-    tells = nvml.nvmlDeviceGetUtilizationRates(device, ctypes.byref(utilization)) == 0
+    tells = _find(nvml, "nvmlDeviceGetUtilizationRates")(device, ctypes.byref(utilization)) == 0
     return Gpu(
         name=name.value.decode("utf-8", "replace"),
         memory_bytes=memory.total,
@@ -114,12 +141,17 @@ def _read_gpu(nvml: ctypes.CDLL, index: int) -> Gpu:
     )
 
 
-def _call(nvml: ctypes.CDLL, function: str, *arguments: object) -> None:
-    try:
-        code = getattr(nvml, function)(*arguments)
-    except AttributeError:
-        raise DriverError(f"expected {function}, which this NVIDIA driver has not: it is too old") from None
+def _call(nvml: ctypes.CDLL, name: str, *arguments: object) -> None:
+    code = _find(nvml, name)(*arguments)
     if code:
-        nvml.nvmlErrorString.restype = ctypes.c_char_p
-        said = (nvml.nvmlErrorString(code) or b"").decode("utf-8", "replace")
-        raise DriverError(f"{function}: {said} ({code})")
+        explain = _find(nvml, "nvmlErrorString")
+        explain.restype = ctypes.c_char_p
+        said = (explain(code) or b"").decode("utf-8", "replace")
+        raise DriverError(f"{name}: {said} ({code})")
+
+
+def _find(nvml: ctypes.CDLL, name: str) -> Any:
+    try:
+        return getattr(nvml, name)
+    except AttributeError:
+        raise DriverError(f"expected {name}, which this NVIDIA driver has not: it is too old") from None

@@ -60,7 +60,8 @@ def _hear_stderr() -> Iterator[list[str]]:
     lines: list[str] = []
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    # In memory where the system has that: containers may have no folder that can be written to.
+    with os.fdopen(os.memfd_create("said"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
         try:
             yield lines

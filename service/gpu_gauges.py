@@ -1,11 +1,6 @@
-"""GPU gauges: memory and load of the machine's GPUs, for Prometheus. The driver is asked when somebody looks.
-
-A driver that has lost a GPU may never answer again, so it is asked in a thread that nobody waits for, at the end of the
-process neither.
-"""
+"""GPU gauges: memory and load of the machine's GPUs, for Prometheus. The driver is asked when somebody looks."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -13,7 +8,7 @@ from concurrent.futures import Future
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from attnserve.nvidia import Driver, DriverError, read_driver
+from attnserve.nvidia import Driver, DriverError, ask_driver, read_driver
 
 FRESH_SECONDS = 5.0
 PATIENCE_SECONDS = 2.0
@@ -50,7 +45,7 @@ class GpuGauges(Collector):
             return
         self._seen = self._clock()
         if self._asked is None or self._asked.done():
-            self._asked = self._ask()
+            self._asked = ask_driver(self._read)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 # Shielded, so that one who gives up looking cancels nothing.
@@ -75,15 +70,3 @@ class GpuGauges(Collector):
             if gpu.busy is not None:
                 busy.add_metric(labels, gpu.busy)
         yield from (answers, size, used, busy)
-
-    def _ask(self) -> "Future[Driver | None]":
-        future: Future[Driver | None] = Future()
-
-        def ask() -> None:
-            try:
-                future.set_result(self._read())
-            except Exception as error:
-                future.set_exception(error)
-
-        threading.Thread(target=ask, name="gpus", daemon=True).start()
-        return future

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import threading
 from pathlib import Path
 
 import onnxruntime
@@ -130,6 +131,18 @@ def test_what_does_not_work_is_1(machine, capsys, found, said, flags):
     assert json.loads(shown)["faults"] == [said] if flags else f"\n\nwrong: {said}\n" in shown
 
 
+def test_a_driver_that_hangs_is_not_waited_for(machine, monkeypatch):
+    goes_on = threading.Event()
+    machine(cuda=AssertionError("CUDA would hang as well"))
+    monkeypatch.setattr(doctor, "read_driver", goes_on.wait)
+    monkeypatch.setattr(doctor, "PATIENCE_SECONDS", 0.01)
+    checkup = examine()
+    goes_on.set()
+    assert checkup.faults == ("driver: it does not answer within 0.01 s; `dmesg` may say why",)
+    assert checkup.unusable == {"cpu": None, "cuda": "its driver does not answer"}
+    assert line_of(render(checkup), "driver") == "none"
+
+
 def test_a_driver_without_gpus_is_not_wrong(machine):
     machine(driver=dataclasses.replace(DRIVER, gpus=()), cuda="fell back")
     checkup = examine()
@@ -194,6 +207,9 @@ def test_packages_that_bring_onnxruntime_are_found(monkeypatch):
     assert len(find_runtimes()) == 1
     monkeypatch.setattr(importlib.metadata, "distributions", lambda: installed)
     assert find_runtimes() == ("onnxruntime", "onnxruntime-gpu")
+    # A folder that is on Python's path twice.
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: installed[:1] * 2)
+    assert find_runtimes() == ("onnxruntime-gpu",)
 
 
 def test_versions_of_what_is_installed():

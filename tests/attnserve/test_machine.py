@@ -110,6 +110,17 @@ def test_free_memory(set_up, files, available_kib, free):
     assert free_memory() == free
 
 
+def test_what_may_not_be_read_says_nothing(set_up, monkeypatch):
+    set_up({**VERSION_2, "cpu.max": "200000 100000"}, 500)
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(machine.Path, "read_text", refuse)
+    assert (count_cores(), memory_limit(), free_memory()) == (8, 1000 * PAGE, 1000 * PAGE)
+    assert name_processor().split()[0] == platform.machine()
+
+
 def test_free_memory_of_this_machine():
     assert 0 < free_memory() <= memory_limit()
 

@@ -1,6 +1,7 @@
 """What is asked of NVIDIA's driver, of a library with its functions: nvml.c."""
 
 import ctypes
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,26 @@ def test_the_gpus_alone(build, tmp_path):
 
 def test_no_driver_is_none(tmp_path):
     assert read_driver(str(tmp_path / "libnvidia-ml.so.1")) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is said of libraries is that of Linux")
+@pytest.mark.parametrize("content", [b"", b"no library"], ids=["empty", "text"])
+def test_what_is_no_library_is_not_no_driver(tmp_path, content):
+    library = tmp_path / "libnvidia-ml.so.1"
+    library.write_bytes(content)
+    with pytest.raises(DriverError, match=f"^its library cannot be loaded: {library}: "):
+        read_driver(str(library))
+    assert (name_gpu(str(library)), gpu_memory(str(library))) == ("", 0)
+
+
+@pytest.mark.parametrize("name", ["nvmlInit_v2", "nvmlErrorString", "nvmlDeviceGetUtilizationRates", "nvmlShutdown"])
+def test_a_function_that_a_driver_has_not_is_named(tmp_path, name):
+    # One that is asked for last, where something else has failed, and where a GPU need not answer.
+    source, library = Path(__file__).with_name("nvml.c"), tmp_path / "libnvidia-ml.so"
+    flags = (f"-D{name}=renamed", "-DFAIL=1") if name == "nvmlErrorString" else (f"-D{name}=renamed",)
+    compile_library(source, library, *flags)
+    with pytest.raises(DriverError, match=f"^expected {name}, which this NVIDIA driver has not: it is too old$"):
+        read_driver(str(library))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 
 import numpy as np
 import onnxruntime
@@ -94,6 +95,15 @@ def test_stderr_is_given_back(monkeypatch, with_driver, capfd):
     os.write(2, b"heard\n")
     print("heard too", file=sys.stderr)
     assert capfd.readouterr().err == "heard\nheard too\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+def test_nothing_is_written_to_a_disk(monkeypatch):
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(FileNotFoundError):
+        tempfile.gettempdir()
+    assert try_device("cpu") is None
 
 
 @pytest.mark.parametrize(
