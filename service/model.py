@@ -10,7 +10,6 @@ from pathlib import Path
 
 import orjson
 
-from attnserve.bound import DeviceFailure
 from attnserve.bundle import TOKENIZER_FILE, BundleError, Manifest
 from attnserve.kernels import find_kernels
 from attnserve.machine import count_cores, free_memory, memory_limit
@@ -203,7 +202,8 @@ def place_weights(engine: Engine, reader: Reader, settings: Settings, tuner: Tun
 
         try:
             weights_from = tuner.cross(engine, measure).weights_from
-        except DeviceFailure as failure:
+        # Not only `DeviceFailure`: the passes fail as ONNX Runtime does. What is broken for good the next run will say.
+        except Exception as failure:
             log.warning("attention weights are computed on the CPU, a GPU failed to", exc_info=failure)
             weights_from = None
     devices.settle(weights_from)

@@ -236,9 +236,10 @@ def test_where_it_is_measured_it_is_told(start, caplog):
     assert (find_residence(app) is None) == (weights_from is None)
 
 
-def test_a_gpu_that_fails_while_it_is_measured_is_not_used(start, monkeypatch, caplog):
+@pytest.mark.parametrize("failure", [DeviceFailure, RuntimeError], ids=["weights", "pass"])
+def test_a_gpu_that_fails_while_it_is_measured_is_not_used(start, monkeypatch, caplog, failure):
     def fail(*arguments, **options):
-        raise DeviceFailure("the device failed") from RuntimeError("CUDA failure 2: out of memory")
+        raise failure("the device failed") from RuntimeError("CUDA failure 2: out of memory")
 
     monkeypatch.setattr("attnserve.service.model.measure_crossover", fail)
     app = start("bundles", device="cuda")
