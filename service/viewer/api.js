@@ -30,12 +30,7 @@ export function keepKey(key) {
 /** The whole address of a path of the API, as `v1/models`. */
 export const addressOf = (path) => new URL(path, document.baseURI).href.split("#")[0];
 
-/**
- * @param {string} path as `v1/models`
- * @param {RequestInit & {accept?: string}} options whose body is JSON
- * @returns {Promise<Response>}
- * @throws {Problem}
- */
+/** The answer to a request for a path, as `v1/models`; a `body` is JSON. @throws {Problem} */
 export async function ask(path, { method = "GET", body, accept = "application/json", signal, keepalive } = {}) {
   const headers = { Accept: accept };
   if (body !== undefined) headers["Content-Type"] = "application/json";

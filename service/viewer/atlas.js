@@ -81,13 +81,13 @@ export class Atlas {
     this.order = name;
     const cards = [...this.#cards.values()];
     if (name === LAYER) {
-      const rows = this.capture.document.layers.map((layer) => [
-        create("h3", { textContent: `Layer ${layer}` }, [
-          create("span", { textContent: this.model.layers[layer].variant.replaceAll("_", "-") }),
-        ]),
-        this.#row(cards.filter((card) => card.layer === layer)),
-      ]);
-      this.root.replaceChildren(...rows.flat());
+      const rows = this.capture.document.layers.flatMap((layer) => {
+        const { variant, window } = this.model.layers[layer];
+        const about = variant.replaceAll("_", "-") + (window ? `, window ${window}` : "");
+        const title = create("h3", { textContent: `Layer ${layer}` }, [create("span", { textContent: about })]);
+        return [title, this.#row(cards.filter((card) => card.layer === layer))];
+      });
+      this.root.replaceChildren(...rows);
     } else {
       const valueOf = ({ entry }) => entry?.[name] ?? -Infinity;
       cards.sort((one, other) => valueOf(other) - valueOf(one));

@@ -1,7 +1,7 @@
 /** The head that is looked at: its map, its lines, and everything that follows a pointer. */
 
 import { SCALES } from "./colours.js";
-import { find } from "./dom.js";
+import { create, find } from "./dom.js";
 import { countSeen, isMasked } from "./geometry.js";
 import { LatestLine } from "./lines.js";
 import { Matrix } from "./matrix.js";
@@ -10,7 +10,7 @@ import { cutTiles, Tiles } from "./tiles.js";
 import { TokenStrip } from "./tokens.js";
 
 /** Steps up to which a map with signs is fetched as a whole: 4 MB. */
-export const MAX_SIGNED = 1024;
+const MAX_SIGNED = 1024;
 
 export class HeadView {
   #hovered = null;
@@ -49,9 +49,7 @@ export class HeadView {
     this.sight = this.model.layers[layer];
     const { variant } = this.sight;
     find("head").textContent = `Layer ${layer}, head ${head}`;
-    const name = document.createElement("span");
-    name.textContent = variant.replaceAll("_", "-") + (this.sight.window ? `, window ${this.sight.window}` : "");
-    find("head").append(name);
+    find("head").append(create("span", { textContent: variant.replaceAll("_", "-") }));
     this.#signed = null;
     const hasSigns = variant === "expressive";
     find("sign-label").hidden = !hasSigns;
@@ -80,20 +78,21 @@ export class HeadView {
     let cut = null;
     const loadSigned = async (address) => {
       cut ??= capture.signed(layer, head).then(({ values }) => {
-        this.#signed = values;
+        // Not those of a head that was left meanwhile.
+        if (this.#tiles === tiles) this.#signed = values;
         return cutTiles(values, length, numZooms);
       });
       return (await cut)(address);
     };
     const load = isSigned ? loadSigned : (address, signal) => capture.tile(layer, head, address, signal);
-    this.#tiles = new Tiles({
+    const tiles = (this.#tiles = new Tiles({
       load, length, numZooms, sight: this.sight, onproblem: this.onproblem,
       onchange: () => {
         this.matrix.redraw();
         this.#showLegend();
       },
-    });
-    this.matrix.show(this.#tiles, this.tokens);
+    }));
+    this.matrix.show(tiles, this.tokens);
     this.repaint();
   }
 

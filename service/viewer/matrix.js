@@ -150,6 +150,7 @@ export class Matrix {
     const wanted = listTiles(view, chosen, numZooms);
     // The whole map in one tile is small, and stands in for all that is not there yet.
     tiles.want([{ zoom: 0, y: 0, x: 0 }, ...wanted]);
+    this.#canvas.ariaBusy = tiles.isAsking;
     context.fillStyle = this.colours.masked;
     const place = (at, begin) => Math.round((this.#gutter + (at - begin) * view.cell) * ratio);
     const fill = (top, left, bottom, right) => {

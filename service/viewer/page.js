@@ -18,11 +18,12 @@ const state = readState(location.hash);
 let asking = new AbortController();
 /** @type {Capture | null} */
 let capture = null;
-/** As `GET /v1/models/{model}` describes the one that is chosen, and the one that was asked. */
-let chosen = null, model = null;
-let sequence = null;
+/** As `GET /v1/models/{model}` describes the one that is chosen, and the one that was asked; and what it was asked. */
+let chosen = null, model = null, sequence = null;
 /** Whose input stands there. */
 let inputOf = null;
+/** Of a link: asked for once, then it is the version that is served. */
+let linked = state.version;
 
 const head = new HeadView(state, { onlock: () => predictLocked(), onproblem: showProblem });
 const atlas = new Atlas(find("atlas"), chooseHead);
@@ -65,7 +66,10 @@ async function listModels() {
 
 async function chooseModel(name) {
   find("model").value = name;
-  chosen = await askJson(`v1/models/${encodeURIComponent(name)}`);
+  const described = await askJson(`v1/models/${encodeURIComponent(name)}`);
+  // Another has been chosen meanwhile.
+  if (find("model").value !== name) return;
+  chosen = described;
   const { task, num_layers: numLayers, num_heads: numHeads, variants } = chosen;
   const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
   const counts = `${plural(numLayers, "layer")} of ${plural(numHeads, "head")}`;
@@ -83,24 +87,23 @@ async function ask() {
   clearProblem();
   find("submit").setAttribute("aria-busy", "true");
   try {
-    if (chosen === null) await listModels();
-    const input = find("input").value, isLinked = state.model === chosen.name && state.version !== null;
-    const version = isLinked ? state.version : chosen.version;
-    sequence = readSequence(chosen, input);
+    // Again, as another version may be served by now.
+    await (chosen === null ? listModels() : chooseModel(chosen.name));
+    const input = find("input").value, asked = readSequence(chosen, input), { name } = chosen;
+    const version = (state.model === name && linked) || chosen.version;
+    linked = null;
     // What is shown stays, whatever becomes of the question: asked about again, the capture is taken again.
     await capture?.delete();
-    const taken = await Capture.take(chosen.name, version, writeBody(chosen, sequence, "last"), signal);
+    const described = chosen, taken = await Capture.take(name, version, writeBody(chosen, asked, "last"), signal);
     if (signal.aborted) {
       taken.delete();
       return;
     }
-    Object.assign(state, { model: chosen.name, version, input });
-    [capture, model] = [taken, chosen];
+    Object.assign(state, { model: name, version, input });
+    [capture, model, sequence] = [taken, described, asked];
     show();
     await Promise.all([drawAtlas(signal), measureAtlas(signal)]);
   } catch (error) {
-    // A version that is served no longer: the next question is to the one that is.
-    if (error.field === "version") [state.version, chosen] = [null, null];
     showProblem(error);
   } finally {
     if (!signal.aborted) find("submit").removeAttribute("aria-busy");
@@ -207,9 +210,9 @@ async function copy(text, what) {
 
 async function download(format) {
   const { layer, head: number } = state;
-  const parameters = `queries=all&format=${format}`;
   try {
-    const address = URL.createObjectURL(await capture.file(`rows/${layer}/${number}?${parameters}`));
+    const file = await capture.file(`rows/${layer}/${number}?queries=all&format=${format}`);
+    const address = URL.createObjectURL(file);
     create("a", { href: address, download: `${model.name}-${layer}.${number}.${format}` }).click();
     // Not before the browser has begun to read it.
     setTimeout(() => URL.revokeObjectURL(address), 60_000);

@@ -27,18 +27,14 @@ export function showLegend({ scale, peak, isSigned, hidesFirst }) {
 
 /** Of a line: who has most of it. */
 export function showStrongest(tokens, axis, step, line) {
-  const title = axis === "query" ? "Strongest keys" : "Strongest queries";
-  find("strongest-title").textContent = step === null ? title : `${title} of ${axis} ${nameStep(tokens[step], step)}`;
-  if (step === null) {
-    const hint = create("li", { className: "note", textContent: "Point at the map or at a token." });
-    find("strongest").replaceChildren(hint);
-  }
   // Until it is there, what was pointed at before stays.
-  if (!line) return;
-  const best = strongest(line, MAX_STRONGEST);
+  if (step !== null && !line) return;
+  const title = `Strongest ${axis === "query" ? "keys" : "queries"}`, best = line ? strongest(line, MAX_STRONGEST) : [];
+  find("strongest-title").textContent = line ? `${title} of ${axis} ${nameStep(tokens[step], step)}` : title;
   const bars = best.map((other) =>
     createBar(nameStep(tokens[other], other), line[other] / line[best[0]], formatNumber(line[other])));
-  find("strongest").replaceChildren(...bars);
+  const hint = create("li", { className: "note", textContent: "Point at the map or at a token." });
+  find("strongest").replaceChildren(...(line ? bars : [hint]));
 }
 
 export function showMeasures(measures, entry) {

@@ -14,11 +14,7 @@ export class Tiles {
   #asked = new Map();
   #failed = new Set();
 
-  /**
-   * @param {{load: (address: any, signal: AbortSignal) => Promise<{shape: number[], values: Float32Array}>,
-   *   length: number, numZooms: number, sight: import("./geometry.js").Sight, onchange: () => void,
-   *   onproblem: (error: Error) => void}} options
-   */
+  /** @param {object} options `load` fetches a tile; `onchange` and `onproblem` are told how that ended */
   constructor(options) {
     Object.assign(this, options);
   }
@@ -36,6 +32,10 @@ export class Tiles {
     }
     this.peaks = { all, others };
     return this.peaks;
+  }
+
+  get isAsking() {
+    return this.#asked.size > 0;
   }
 
   /** A tile that is there. @returns {Tile | undefined} */

@@ -16,6 +16,8 @@ def browser():
         pytest.skip("Chromium is not installed")
     # Its sandbox needs rights that containers do not have; root may not use it at all.
     flags = ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []
+    # Machines may be busy.
+    playwright.expect.set_options(timeout=60_000)
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield opened
@@ -30,7 +32,7 @@ def open_page(browser):
     def open_(url, *, expect_statuses=(), **options):
         expected.extend(expect_statuses)
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
