@@ -68,8 +68,23 @@ class BoundSession:
             binding.bind_ortvalue_input(name, value)
         for name in [output.name for output in self._session.get_outputs()] if names is None else names:
             binding.bind_output(name, *self._place)
-        self._session.run_with_iobinding(binding)
+        run_bound(self._session, binding)
         return binding
+
+
+def run_bound(session: Any, binding: Any, options: Any = None) -> None:
+    """Run what is bound. A run that fails, or is ended, is waited for before that is raised.
+
+    ONNX Runtime waits for no such run, and the device goes on with what was launched: it reads inputs and writes
+    outputs, whose memory is somebody else's as soon as the binding is gone.
+    """
+    try:
+        session.run_with_iobinding(binding, options)
+    except Exception:
+        # A device that is lost would only say so once more.
+        with contextlib.suppress(Exception):
+            binding.synchronize_outputs()
+        raise
 
 
 @contextlib.contextmanager

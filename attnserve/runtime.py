@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnserve.bound import BoundSession
+from attnserve.bound import BoundSession, run_bound
 from attnserve.buckets import find_bucket, pad
 from attnserve.bundle import (
     CAPTURE,
@@ -251,7 +251,7 @@ class Runtime:
             binding.bind_ortvalue_output(name, make(array))
         for name, resident in held.items():
             binding.bind_ortvalue_output(name, resident.held.value)
-        self.session.run_with_iobinding(binding, options)
+        run_bound(self.session, binding, options)
 
 
 def feeds_of(

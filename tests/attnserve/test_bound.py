@@ -5,8 +5,12 @@ import onnxruntime
 import pytest
 
 from attnserve.bound import BoundSession, DeviceFailure
+from attnserve.interrupt import Interrupt, Interrupted
+from attnserve.packing import pack
 from attnserve.resident import LAY_OUT, capture_file
+from attnserve.runtime import Runtime
 from attnserve.sessions import open_session
+from tests.attnserve.conftest import BUNDLE
 
 VALUES = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
 FEEDS = {"values": VALUES, "rows": np.array([4, 0]), "heads": np.array([1])}
@@ -39,9 +43,36 @@ def test_arrays_need_not_be_contiguous(session: BoundSession) -> None:
     np.testing.assert_array_equal(found, EXPECTED)
 
 
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was waited for after runs that failed; by a device that fails then as well."""
+    names: list[str] = []
+
+    def fail(binding: onnxruntime.IOBinding) -> None:
+        names.extend(binding._bound_outputs)
+        raise RuntimeError("CUDA failure 719")
+
+    monkeypatch.setattr(onnxruntime.IOBinding, "synchronize_outputs", fail)
+    return names
+
+
 @pytest.mark.parametrize("method", ["run", "run_there"])
-def test_a_failure_is_the_devices(session: BoundSession, method: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_the_devices(
+    session: BoundSession, method: str, capfd: pytest.CaptureFixture[str], waited: list[str]
+) -> None:
     feeds = {**FEEDS, "rows": np.array([5])}
     with pytest.raises(DeviceFailure, match="the device failed") as caught:
         session.run(None, feeds) if method == "run" else session.run_there(feeds)
     assert "out of data bounds" in str(caught.value.__cause__)
+    assert waited == ["by_head"]
+
+
+def test_a_run_that_is_ended_is_waited_for(waited: list[str]) -> None:
+    runtime = Runtime(BUNDLE, num_threads=1, binds=True)
+    interrupt, packed = Interrupt(), pack([np.array([1, 2])])
+    runtime.run(packed, np.array([1]), ["logits"], interrupt=interrupt)
+    assert waited == []
+    interrupt.set()
+    with pytest.raises(Interrupted):
+        runtime.run(packed, np.array([1]), ["logits"], interrupt=interrupt)
+    assert waited == ["logits"]
