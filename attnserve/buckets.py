@@ -46,7 +46,7 @@ def round_up(size: int) -> int:
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
 
 
-def find_bucket(packed: Packed, num_wanted: int, max_length: int) -> Bucket:
+def find_bucket(packed: Packed, num_wanted: int, max_steps: int) -> Bucket:
     """The smallest bucket that holds a batch, with the dummy sequences that fill it.
 
     Every dummy has at least one step, as packed sequences do, and no more steps than N.
@@ -54,10 +54,10 @@ def find_bucket(packed: Packed, num_wanted: int, max_length: int) -> Bucket:
     Args:
         packed: the batch.
         num_wanted: rows whose logits are wanted.
-        max_length: most steps that the model takes.
+        max_steps: most that the model takes, a leading row included.
     """
     num_rows, num_sequences = len(packed.inputs), len(packed.lengths)
-    num_steps = min(round_up(packed.slots.shape[1]), max_length)
+    num_steps = min(round_up(packed.slots.shape[1]), max_steps)
     wanted = round_up(max(1, num_wanted))
     filled, sequences = round_up(num_rows), round_up(num_sequences)
     if (filled, sequences) != (num_rows, num_sequences):

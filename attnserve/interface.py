@@ -84,6 +84,11 @@ class Interface:
         return outputs
 
     @property
+    def max_steps(self) -> int:
+        """Rows of the longest sequence, its leading row included."""
+        return self.max_length + self.leading_row
+
+    @property
     def has_rows(self) -> bool:
         """Whether the graph is told which rows to answer for; mean pooling answers for every sequence."""
         return self.pooling != "mean"

@@ -207,7 +207,7 @@ class Runtime:
         """Outputs by a CUDA graph, of the batch padded to its bucket; None where there is none."""
         if self.recordings is None:
             return None
-        bucket = find_bucket(packed, len(rows), self.manifest.max_length)
+        bucket = find_bucket(packed, len(rows), self.manifest.max_steps)
         asked, answered = len(rows), bucket.num_wanted
         if not self.manifest.has_rows:
             asked, answered = len(packed.lengths), bucket.num_sequences

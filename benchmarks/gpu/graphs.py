@@ -62,7 +62,7 @@ def compare(plan: Plan, bundle: Bundle) -> Compared:
             packed = draw_batch(manifest, generator.permutation(lengths), generator)
             rows = np.cumsum(packed.lengths) - 1
             answer = runtime.run(packed, rows, [LOGITS])[LOGITS]
-            padded = pad(packed, rows, find_bucket(packed, len(rows), manifest.max_length))
+            padded = pad(packed, rows, find_bucket(packed, len(rows), manifest.max_steps))
             # What can be interrupted is never recorded.
             plain = runtime.run(padded.packed, padded.rows, [LOGITS], interrupt=Interrupt())[LOGITS]
             if turn > 1:

@@ -33,6 +33,10 @@ def test_what_makes_sense_is_taken(fields: dict[str, Any]) -> None:
     assert {name: getattr(interface, name) for name in fields} == fields
 
 
+def test_a_leading_row_is_a_step_of_its_own() -> None:
+    assert [Interface(**fields).max_steps for fields in (NEXT, FIRST)] == [9, 10]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

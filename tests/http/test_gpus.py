@@ -9,6 +9,7 @@ import pytest
 from attnserve.service.engine import Engine
 from attnserve.service.job import Job
 from tests.c_library import compile_library
+from tests.kinds import MAX_LENGTH, NUM_FEATURES
 
 pytestmark = pytest.mark.http
 
@@ -59,6 +60,29 @@ def test_a_service_on_two_gpus_and_its_end(repository, start_server):
     assert "CUDA failure 719" in said
     assert "golden cannot be replayed any more" in said
     assert "does not answer golden rightly any more" in said
+
+
+def test_every_kind_of_model_has_graphs(breadth, broad, start_server):
+    prelude = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.fake_cuda import FakeCuda\nFakeCuda().install()\n"
+    )
+    flags = ("--device", "cuda", "--cuda-graphs", "4", "--gpu-weights-from", "100000")
+    # With its leading row a sequence is one step longer than any that a client may send.
+    generator = np.random.default_rng(0)
+    longest = [generator.normal(size=(MAX_LENGTH, NUM_FEATURES)).tolist() for _ in range(3)]
+    with start_server(breadth, *flags, prelude=prelude) as served:
+        described = {model["name"]: model for model in served.client.get("/v1/models").json()["models"]}
+        for name in described:
+            assert served.client.get(f"/v1/models/{name}").json()["gpus"]["graphs"] == "on"
+        # Plain, recorded, and by the graph.
+        for sequence in longest:
+            found, expected = (
+                one.ask("predict", {"sequences": [sequence]}, model="leading") for one in (served, broad)
+            )
+            for entry, truth in zip(
+                found["predictions"][0]["top"][0], expected["predictions"][0]["top"][0], strict=True
+            ):
+                assert (entry["id"], entry["logit"]) == (truth["id"], pytest.approx(truth["logit"], abs=1e-5))
 
 
 def test_metrics_tell_of_a_driver(repository, start_server, tmp_path_factory, monkeypatch):
