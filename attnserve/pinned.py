@@ -87,6 +87,8 @@ class Pinned:
         self._library.cudaSetDevice(ctypes.c_int(self._gpu))
         code = self._library.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(size), ctypes.c_uint(PORTABLE))
         if code:
+            # Or the next node fails by it that ONNX Runtime runs in this thread: after each it asks for the last error.
+            self._library.cudaGetLastError()
             # What it would be used for works without, only slower. It may be said again, of every batch.
             log.debug("cudaHostAlloc: error %d for %d bytes", code, size)
             return None

@@ -8,6 +8,7 @@
 static int device = -1;
 static unsigned long allocated = 0;
 static int frees = 0;
+static int last_error = 0;
 
 int cudaSetDevice(int number) {
   device = number;
@@ -15,8 +16,8 @@ int cudaSetDevice(int number) {
 }
 
 int cudaHostAlloc(void** pointer, size_t size, unsigned flags) {
-  if (flags != 1 || device < 0) return 1;  // cudaErrorInvalidValue
-  if (allocated + size > LIMIT) return 2;  // cudaErrorMemoryAllocation
+  if (flags != 1 || device < 0) return last_error = 1;  // cudaErrorInvalidValue
+  if (allocated + size > LIMIT) return last_error = 2;  // cudaErrorMemoryAllocation
   allocated += size;
   *pointer = malloc(size);
   return 0;
@@ -26,6 +27,12 @@ int cudaFreeHost(void* pointer) {
   free(pointer);
   frees++;
   return 0;
+}
+
+int cudaGetLastError(void) {
+  int error = last_error;
+  last_error = 0;
+  return error;
 }
 
 int current_device(void) { return device; }

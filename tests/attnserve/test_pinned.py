@@ -81,6 +81,7 @@ def test_what_cuda_refuses_is_made_of_other_memory(build):
     array = pool.empty([128 * KB], np.uint8)
     array[:] = 1
     assert (pool.num_bytes, library.bytes_ever_allocated()) == (0, 0)
+    assert library.cudaGetLastError() == 0, "the next node of a graph would fail by it"
     assert pool.empty([64 * KB], np.uint8).nbytes == pool.num_bytes
 
 
