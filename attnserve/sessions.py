@@ -69,6 +69,9 @@ def open_model(
             if opened.session.get_providers()[0] == CUDA_PROVIDER:
                 return opened
             reason = "ONNX Runtime could not create a CUDA session and fell back to the CPU"
+        if device == "auto":
+            # A driver is there: somebody will wonder.
+            log.warning("%s: on the CPU, as CUDA cannot be used: %s", path, reason)
     if device == "cuda":
         raise DeviceError(f"{NO_DEVICE}: {reason}")
     _refuse_bfloat16(path, precision)

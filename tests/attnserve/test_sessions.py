@@ -65,7 +65,9 @@ def test_a_session_on_a_device_is_freed_while_nobody_records(monkeypatch: pytest
     assert freed.is_set()
 
 
-def test_a_session_that_falls_back_silently_is_not_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_falls_back_silently_is_not_cuda(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     # What ONNX Runtime does where a driver is there and CUDA is not: it says nothing and computes on the CPU.
     import onnxruntime
 
@@ -82,6 +84,7 @@ def test_a_session_that_falls_back_silently_is_not_cuda(monkeypatch: pytest.Monk
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     assert Runtime(BUNDLE, device="auto").device == "cpu"
     assert asked[:2] == ["cuda", "cpu"]
+    assert "model.onnx: on the CPU, as CUDA cannot be used: ONNX Runtime could not create" in caplog.text
     with pytest.raises(DeviceError, match="fell back to the CPU"):
         Runtime(BUNDLE, device="cuda")
 
