@@ -5,6 +5,7 @@ from which the logits are copied back: what anybody who serves with ONNX Runtime
 """
 
 import asyncio
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,6 @@ from attnserve.runtime import Runtime
 from attnserve.service.batching import Batcher
 from attnserve.service.bench.engine import make_jobs
 from attnserve.service.bench.report import take_percentiles
-from attnserve.service.cost import Cost
 from attnserve.service.engine import Engine, form_feeds
 from attnserve.service.job import Answer, Job
 from attnserve.service.tuning import Tuner
@@ -74,10 +74,19 @@ def measure(plan: Plan, bundle: Bundle, num_graphs: int) -> Iterator[Finding]:
     generator = np.random.default_rng(0)
     lengths = plan.draw_lengths(plan.num_sequences, engine.manifest.max_length, generator)
     jobs = make_jobs(engine.manifest, lengths, generator)
-    for way in list_ways(plan):
-        # The first is to warm up, of both.
-        _, *rounds = (time_round(engine, bare, cost, jobs, way) for _ in range(plan.num_rounds + 1))
-        yield judge(plan, bundle, num_graphs, way, rounds)
+    batches: list[list[Job]] = []
+
+    def keeping(batch: Sequence[Job]) -> list[Answer]:
+        batches.append(list(batch))
+        return engine.run(batch)
+
+    most_bytes = (gpu_memory() or memory_limit()) / 2
+    # One queue for all rounds: CUDA graphs are of the thread that has recorded them.
+    with contextlib.closing(Batcher(keeping, cost, max_batch_bytes=most_bytes, max_queue=len(jobs))) as batcher:
+        for way in list_ways(plan):
+            # The first is to warm up, of both.
+            _, *rounds = (time_round(batcher, batches, bare, jobs, way) for _ in range(plan.num_rounds + 1))
+            yield judge(plan, bundle, num_graphs, way, rounds)
 
 
 def list_ways(plan: Plan) -> list[Way]:
@@ -117,16 +126,20 @@ def percentiles(values: Sequence[float]) -> str:
     return ", ".join(f"{found[name]:.2f}" for name in ("p50", "p99"))
 
 
-def time_round(engine: Engine, bare: Runtime, cost: Cost, jobs: Sequence[Job], way: Way) -> Round:
-    """The jobs, asked in a way; then the batches that were formed of them."""
-    batches: list[list[Job]] = []
+def time_round(batcher: Batcher, batches: list[list[Job]], bare: Runtime, jobs: Sequence[Job], way: Way) -> Round:
+    """The jobs, asked in a way; then the batches that were formed of them.
 
-    def keeping(batch: Sequence[Job]) -> list[Answer]:
-        batches.append(list(batch))
-        return engine.run(batch)
-
+    Args:
+        batcher: the queue of the engine.
+        batches: where it leaves what it forms.
+        bare: the session beside it.
+        jobs: to choose from.
+        way: how they are asked.
+    """
+    batches.clear()
+    asked = jobs[: way.num_sequences]
     begin = time.perf_counter()
-    request_ms = answer_all(keeping, cost, jobs[: way.num_sequences], way.num_clients or way.num_sequences)
+    request_ms = asyncio.run(ask_all(batcher, asked, way.num_clients or len(asked)))
     seconds = time.perf_counter() - begin
     feeds = [bare.feeds(one.packed, one.rows, one.capture) for one in map(form_feeds, batches)]
     batch_ms = [1000 * _seconds_of(lambda batch=batch: run_bound(bare, batch)) for batch in feeds]
@@ -147,19 +160,8 @@ def run_bound(runtime: Runtime, feeds: dict[str, np.ndarray]) -> None:
     binding.copy_outputs_to_cpu()
 
 
-def answer_all(
-    run_batch: Callable[[Sequence[Job]], list[Answer]], cost: Cost, jobs: Sequence[Job], num_clients: int
-) -> list[float]:
-    """Send the jobs through a queue of their own; each client asks again when it is answered. Milliseconds of each."""
-    most_bytes = (gpu_memory() or memory_limit()) / 2
-    batcher = Batcher(run_batch, cost, max_batch_bytes=most_bytes, max_queue=len(jobs))
-    try:
-        return asyncio.run(_ask(batcher, jobs, num_clients))
-    finally:
-        batcher.close()
-
-
-async def _ask(batcher: Batcher, jobs: Sequence[Job], num_clients: int) -> list[float]:
+async def ask_all(batcher: Batcher, jobs: Sequence[Job], num_clients: int) -> list[float]:
+    """Send the jobs through the queue; each client asks again when it is answered. Milliseconds of each."""
     left = iter(jobs)
     milliseconds = []
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from attnserve.service.batching import Batcher
 from benchmarks.gpu import engine
 from tests.fake_cuda import FakeCuda
 
@@ -54,7 +55,10 @@ def test_all_ways_are_run(plan, bundle):
 
 def test_a_gpu_is_measured_with_graphs_and_without(on_gpu, bundle, monkeypatch):
     FakeCuda().install(monkeypatch.setattr)
+    made = []
+    monkeypatch.setattr(engine, "Batcher", lambda *given, **named: made.append(Batcher(*given, **named)) or made[-1])
     findings = list(engine.run(on_gpu))
+    assert len(made) == 2, "another thread would record every graph again, and its rounds tell of nothing else"
     assert [finding.cells["graphs"] for finding in findings] == ["0"] * 3 + ["64"] * 3
     # How fast a fake is, nobody cares.
     assert not [law for finding in findings for law in finding.broken if "of bare ONNX Runtime" not in law]
