@@ -44,17 +44,17 @@ export class Gestures {
       this.listeners.onmove(now.x, now.y);
       return;
     }
-    const others = [...this.#down].filter(([id]) => id !== event.pointerId).map(([, place]) => place);
+    const [other] = [...this.#down].filter(([id]) => id !== event.pointerId).map(([, place]) => place);
     this.#down.set(event.pointerId, now);
     this.#strayed += Math.hypot(now.x - before.x, now.y - before.y);
-    if (others.length === 0) {
+    if (!other) {
       if (this.#strayed > STRAY) this.listeners.ondrag(now.x - before.x, now.y - before.y);
       return;
     }
-    const [other] = others;
     this.#strayed = Infinity;
     const apart = (place) => Math.max(1, Math.hypot(place.x - other.x, place.y - other.y));
+    // In this order: a map that is shown whole cannot be dragged.
+    this.listeners.onzoom(apart(now) / apart(before), (before.x + other.x) / 2, (before.y + other.y) / 2);
     this.listeners.ondrag((now.x - before.x) / 2, (now.y - before.y) / 2);
-    this.listeners.onzoom(apart(now) / apart(before), (now.x + other.x) / 2, (now.y + other.y) / 2);
   }
 }

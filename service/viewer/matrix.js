@@ -17,9 +17,7 @@ export class Matrix {
   #frame = 0;
   #fits = true;
   #gutter = GUTTER;
-  /** @type {import("./tiles.js").Tiles | null} */
   #tiles = null;
-  /** @type {import("./geometry.js").View | null} */
   #view = null;
   #paint = { scale: "sqrt", hidesFirst: false, isSigned: false };
   #hovered = null;

@@ -16,9 +16,9 @@ export function showToken(token, step) {
   return signed.replace(/[\p{Cc}\p{Cf}]/gu, "�") || "∅";
 }
 
-/** A step in a sentence: its number, and its text in quotes if it has one. */
+/** A step in a sentence: its number, and in quotes what stands there, unless it is a vector. */
 export function nameStep(token, step) {
-  return token.text === null ? `${step}` : `${step} “${showToken(token, step)}”`;
+  return token.text === null && token.id === null ? `${step}` : `${step} “${showToken(token, step)}”`;
 }
 
 /** Steps where `sought` begins in a text, however it is cut into tokens; else those whose token has it, or is it. */

@@ -435,3 +435,35 @@ def test_its_arithmetic_is_that_of_the_service(server, open_page):
             cells, counts = page.evaluate(masked, [length, factor, {"causal": causal, "window": window}])
             assert counts == seen.sum(1).tolist()
             assert cells == (~pooled).tolist(), (length, factor, causal, window)
+
+
+def test_two_fingers_enlarge_what_is_between_them(server, open_page):
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    page = open_page(link(server, model="tiny", layer=0, head=0, input=json.dumps(LONG)), **phone)
+    wait_until_shown(page)
+    page.locator("#matrix").scroll_into_view_if_needed()
+    box = page.locator("#matrix").bounding_box()
+    x, y = box["x"] + 120, box["y"] + 220
+    page.touchscreen.tap(x, y)
+    page.wait_for_selector("#readout >> text=/: [0-9]/")
+    assert "query" in state_of(page)
+    fingers = page.context.new_cdp_session(page)
+
+    def touch(kind, *places):
+        points = [{"x": place, "y": y, "id": number} for number, place in enumerate(places)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    said = page.inner_text("#readout")
+    touch("touchStart", x - 10, x + 10)
+    for apart in range(20, 110, 10):
+        touch("touchMove", x - apart, x + apart)
+    touch("touchEnd")
+    drawn(page)
+    # Beside it now is a neighbour, where before there were some.
+    page.touchscreen.tap(x + 16, y)
+    page.wait_for_selector("#readout >> text=/: [0-9]/")
+    (query, key, *_), (other_query, other_key, *_) = (
+        [float(number) for number in READOUT.match(text).groups()] for text in (said, page.inner_text("#readout"))
+    )
+    assert query == other_query
+    assert key < other_key <= key + 3
