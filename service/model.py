@@ -201,7 +201,7 @@ def place_weights(engine: Engine, reader: Reader, settings: Settings, tuner: Tun
             return measure_crossover(ask, engine.manifest.max_length, max_seconds=tuner.max_seconds)
 
         try:
-            weights_from = tuner.cross(engine, measure).weights_from
+            weights_from = tuner.cross(engine, max_bytes, measure).weights_from
         # Not only `DeviceFailure`: the passes fail as ONNX Runtime does. What is broken for good the next run will say.
         except Exception as failure:
             log.warning("attention weights are computed on the CPU, a GPU failed to", exc_info=failure)

@@ -108,14 +108,15 @@ class Tuner:
                 self._remember(key, "cost", cost)
         return Tuning(source=source, num_engines=num_engines, num_threads=engine.num_threads, cost=cost)
 
-    def cross(self, engine: Measurable, measure: Callable[[], Crossover]) -> Crossover:
+    def cross(self, engine: Measurable, max_bytes: int, measure: Callable[[], Crossover]) -> Crossover:
         """Where GPUs compute attention weights sooner than the CPU, for models like this one.
 
         Args:
             engine: of the model, on GPUs.
+            max_bytes: of captures that may stay on each. Those that find no room win nothing, whatever the GPU.
             measure: finds out, if nothing is known.
         """
-        key = {**describe_setting(engine), "lengths": list(LENGTHS)}
+        key = {**describe_setting(engine), "lengths": list(LENGTHS), "max_bytes": max_bytes}
         crossover = self._recall(key, "crossover", Crossover)
         if crossover is None:
             crossover = measure()

@@ -249,7 +249,7 @@ def test_costs_are_whole_again(tmp_path, make_engine):
     assert dataclasses.astuple(tune(tmp_path, make_engine()).cost) == dataclasses.astuple(measured)
 
 
-def cross(folder, engine, found):
+def cross(folder, engine, found, max_bytes=1000):
     """What is known of where GPUs win, and how often that was measured."""
     measured = []
 
@@ -257,7 +257,7 @@ def cross(folder, engine, found):
         measured.append(1)
         return Crossover(weights_from=found)
 
-    return Tuner(max_seconds=0.05, folder=folder).cross(engine, measure).weights_from, len(measured)
+    return Tuner(max_seconds=0.05, folder=folder).cross(engine, max_bytes, measure).weights_from, len(measured)
 
 
 @pytest.mark.parametrize("found", [4096, None])
@@ -268,6 +268,8 @@ def test_where_gpus_win_is_remembered_beside_the_cost(tmp_path, make_engine, fou
     assert cross(tmp_path, engine, 1) == (found, 0)
     assert tune(tmp_path, engine).source == "remembered"
     assert len(files(tmp_path)) == 2
+    # Nor does what had no room for captures say anything of a service that has.
+    assert cross(tmp_path, engine, 1, max_bytes=2000) == (1, 1)
     # Half as many threads may well lose against the same GPU.
     assert cross(tmp_path, make_engine(engine={"num_threads": 2}), 1) == (1, 1)
 
