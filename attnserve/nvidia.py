@@ -19,7 +19,7 @@ NAME_BYTES = UUID_BYTES = 96
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU of the machine, visible to CUDA or not."""
+    """One GPU of the machine, or a part of one that is divided, visible to CUDA or not."""
 
     name: str
     memory_bytes: int
@@ -80,7 +80,7 @@ def read_driver(library: str = LIBRARY) -> Driver | None:
             version=version.value.decode("utf-8", "replace"),
             # 13020 is 13.2.
             cuda=f"{cuda.value // 1000}.{cuda.value % 1000 // 10}",
-            gpus=tuple(_read_gpu(nvml, index) for index in range(count.value)),
+            gpus=tuple(gpu for index in range(count.value) for gpu in _read_gpus(nvml, index)),
         )
     finally:
         _find(nvml, "nvmlShutdown")()
@@ -121,21 +121,41 @@ def _find_gpus(library: str) -> tuple[Gpu, ...]:
     return () if driver is None else driver.gpus
 
 
-def _read_gpu(nvml: ctypes.CDLL, index: int) -> Gpu:
-    device, name, memory = ctypes.c_void_p(), ctypes.create_string_buffer(NAME_BYTES), _Memory()
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    uuid, utilization = ctypes.create_string_buffer(UUID_BYTES), _Utilization()
+def _read_gpus(nvml: ctypes.CDLL, index: int) -> list[Gpu]:
+    """A GPU, or the parts that it is divided into: CUDA sees those, and of the whole they may not ask (MIG)."""
+    device, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
     _call(nvml, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
+    _call(nvml, "nvmlDeviceGetCudaComputeCapability", device, ctypes.byref(major), ctypes.byref(minor))
+    return [
+        _read_gpu(nvml, one, capability=f"{major.value}.{minor.value}") for one in _find_parts(nvml, device) or [device]
+    ]
+
+
+def _find_parts(nvml: ctypes.CDLL, device: ctypes.c_void_p) -> list[ctypes.c_void_p]:
+    """Handles of the parts of a GPU; none if it is whole, as those are of drivers that know no parts."""
+    count, parts = ctypes.c_uint(), []
+    if hasattr(nvml, "nvmlDeviceGetMigDeviceHandleByIndex") and hasattr(nvml, "nvmlDeviceGetMaxMigDeviceCount"):
+        nvml.nvmlDeviceGetMaxMigDeviceCount(device, ctypes.byref(count))
+    for index in range(count.value):
+        part = ctypes.c_void_p()
+        # Numbers have gaps: NVML_ERROR_NOT_FOUND. While a GPU is whole, there is none at any.
+        if not nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, ctypes.c_uint(index), ctypes.byref(part)):
+            parts.append(part)
+    return parts
+
+
+def _read_gpu(nvml: ctypes.CDLL, device: ctypes.c_void_p, *, capability: str) -> Gpu:
+    name, memory = ctypes.create_string_buffer(NAME_BYTES), _Memory()
+    uuid, utilization = ctypes.create_string_buffer(UUID_BYTES), _Utilization()
     _call(nvml, "nvmlDeviceGetName", device, name, ctypes.c_uint(NAME_BYTES))
     _call(nvml, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
-    _call(nvml, "nvmlDeviceGetCudaComputeCapability", device, ctypes.byref(major), ctypes.byref(minor))
     _call(nvml, "nvmlDeviceGetUUID", device, uuid, ctypes.c_uint(UUID_BYTES))
     tells = _find(nvml, "nvmlDeviceGetUtilizationRates")(device, ctypes.byref(utilization)) == 0
     return Gpu(
         name=name.value.decode("utf-8", "replace"),
         memory_bytes=memory.total,
         free_bytes=memory.free,
-        capability=f"{major.value}.{minor.value}",
+        capability=capability,
         uuid=uuid.value.decode("utf-8", "replace"),
         busy=utilization.gpu / 100 if tells else None,
     )

@@ -5,6 +5,10 @@
 #ifndef FAIL
 #define FAIL 0
 #endif
+// Whether the first GPU is divided, as MIG does it.
+#ifndef PARTS
+#define PARTS 0
+#endif
 
 typedef struct {
   unsigned long long total, free, used;
@@ -57,9 +61,24 @@ int nvmlDeviceGetName(nvmlDevice_t device, char* name, unsigned length) {
 
 int nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t* memory) {
   if (FAIL == 3) return 15;
-  memory->total = 80ULL << 30;
-  memory->free = 79ULL << 30;
+  unsigned long long number = (unsigned long long)device - 0x7f0000000000ULL;
+  // Of a GPU that is divided not everybody may ask, NVML_ERROR_NO_PERMISSION; of its parts everybody.
+  if (PARTS && number == 0) return 4;
+  memory->total = (number < 0x100 ? 80ULL : 10ULL) << 30;
+  memory->free = (number < 0x100 ? 79ULL : 9ULL) << 30;
   memory->used = 1ULL << 30;
+  return 0;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned* count) {
+  *count = 7;
+  return 0;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned index, nvmlDevice_t* part) {
+  // NVML_ERROR_NOT_FOUND. The second GPU is whole; of the parts of the first one there are two.
+  if (!PARTS || (unsigned long long)device != 0x7f0000000000ULL || (index != 1 && index != 4)) return 6;
+  *part = (nvmlDevice_t)((unsigned long long)device + 0x100 * index);
   return 0;
 }
 

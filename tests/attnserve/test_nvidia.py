@@ -35,6 +35,25 @@ def test_a_driver_and_its_gpus(build):
     assert ctypes.CDLL(library).opened() == 0, "it was not closed again"
 
 
+def test_of_a_gpu_that_is_divided_the_parts_are_read(tmp_path):
+    library = tmp_path / "libnvidia-ml.so"
+    compile_library(Path(__file__).with_name("nvml.c"), library, "-DPARTS=1")
+    driver = read_driver(str(library))
+    assert [(gpu.memory_bytes >> 30, gpu.uuid, gpu.capability) for gpu in driver.gpus] == [
+        (10, "GPU-256", "9.0"),
+        (10, "GPU-1024", "9.0"),
+        (80, "GPU-1", "9.0"),
+    ]
+    assert gpu_memory(str(library)) == 10 * 1024**3
+
+
+@pytest.mark.parametrize("name", ["nvmlDeviceGetMaxMigDeviceCount", "nvmlDeviceGetMigDeviceHandleByIndex"])
+def test_a_driver_that_knows_no_parts_has_whole_gpus(tmp_path, name):
+    library = tmp_path / "libnvidia-ml.so"
+    compile_library(Path(__file__).with_name("nvml.c"), library, f"-D{name}=renamed")
+    assert [gpu.uuid for gpu in read_driver(str(library)).gpus] == ["GPU-0", "GPU-1"]
+
+
 def test_the_gpus_alone(build, tmp_path):
     assert (name_gpu(build()), gpu_memory(build())) == ("NVIDIA Fake 0, NVIDIA Fake 1", 80 * 1024**3)
     for library in (build(3), str(tmp_path / "libnvidia-ml.so.1")):
