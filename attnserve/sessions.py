@@ -199,7 +199,8 @@ def _free() -> None:
         if isinstance(let_go[0], threading.Event):
             let_go[0].set()
             continue
-        with CUDA.load():
+        # As a run, which a recording waits for: a load it would give up for.
+        with CUDA.run():
             let_go.clear()
 
 
