@@ -2,7 +2,7 @@
 
 /** Cells along a tile. */
 export const TILE = 256;
-/** Pixels that a weight may have at most. */
+/** Pixels of a weight at most. */
 const MAX_CELL = 64;
 
 /**
@@ -36,12 +36,12 @@ export function factorOf(zoom, numZooms) {
 }
 
 /**
- * The level to draw: the coarsest whose cells are no larger than a pixel of the screen, or else the map itself.
+ * The level to draw: the finest whose cells have a pixel of the screen each, so that no bright one is left out.
  *
  * @param {number} cell pixels of the screen per weight
  */
 export function chooseZoom(cell, numZooms) {
-  const halvings = Math.floor(Math.log2(1 / cell) + 1e-9);
+  const halvings = Math.ceil(Math.log2(1 / cell) - 1e-9);
   return numZooms - 1 - Math.min(numZooms - 1, Math.max(0, halvings));
 }
 

@@ -6,7 +6,6 @@ const TEXT = "When the cat saw the dog, the cat ran up the tree and the dog ran 
 /** Of a made-up input, in steps. */
 const MADE_UP = 32, MADE_UP_FEATURES = 16;
 
-/** What to type. */
 export function describeInput(model) {
   const most = `up to ${model.limits.max_length}`;
   if (model.reads_text) return `Text, ${most} tokens`;
@@ -37,11 +36,7 @@ function makeGenerator(seed) {
   };
 }
 
-/**
- * The sequence that somebody typed: a text, or JSON. What is in it, the service judges.
- *
- * @throws {Problem} it is no JSON
- */
+/** The sequence that somebody typed: a text, or JSON. What is in it, the service judges. @throws {Problem} */
 export function readSequence(model, input) {
   if (model.reads_text) return input;
   try {

@@ -4,6 +4,7 @@ import {
   chooseZoom, clampView, factorOf, fitView, listTiles, revealCell, TILE, tickStep, zoomView,
 } from "./geometry.js";
 import { Gestures } from "./gestures.js";
+import { MAX_IN_SIGHT } from "./tiles.js";
 import { showToken } from "./words.js";
 
 const FONT = "11px ui-sans-serif, system-ui, sans-serif";
@@ -51,7 +52,7 @@ export class Matrix {
     if (isAnother) {
       this.#fits = true;
       this.#context.font = FONT;
-      // Of long texts some: the gutter has a limit, and one that is cut is cut.
+      // Of long texts some: what is longer is cut.
       const widths = tokens.slice(0, 512).map((token, step) => this.#context.measureText(showToken(token, step)).width);
       this.#gutter = Math.min(MAX_GUTTER, Math.max(GUTTER, ...widths.map((width) => width + 12)));
       this.#resize();
@@ -94,6 +95,7 @@ export class Matrix {
   #move(change) {
     if (!this.#view) return;
     this.#fits = false;
+    this.#tiles.forgive();
     this.#view = change(this.#view);
     this.redraw();
   }
@@ -126,7 +128,7 @@ export class Matrix {
     }
     const style = getComputedStyle(this.#canvas);
     this.colours = Object.fromEntries(
-      ["ink", "muted", "masked", "accent", "line"].map((name) => [name, style.getPropertyValue(`--${name}`)]),
+      ["muted", "masked", "accent", "line"].map((name) => [name, style.getPropertyValue(`--${name}`)]),
     );
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, width, height);
@@ -144,8 +146,9 @@ export class Matrix {
 
   #drawTiles(ratio) {
     const view = this.#view, context = this.#context, tiles = this.#tiles, { numZooms } = tiles;
-    const chosen = chooseZoom(view.cell * ratio, numZooms);
-    const wanted = listTiles(view, chosen, numZooms);
+    let chosen = chooseZoom(view.cell * ratio, numZooms), wanted = listTiles(view, chosen, numZooms);
+    // On a large screen more would push each other out for ever.
+    while (wanted.length > MAX_IN_SIGHT) wanted = listTiles(view, --chosen, numZooms);
     // The whole map in one tile is small, and stands in for all that is not there yet.
     tiles.want([{ zoom: 0, y: 0, x: 0 }, ...wanted]);
     this.#canvas.ariaBusy = tiles.isAsking;

@@ -4,10 +4,10 @@ import { Cache } from "./cache.js";
 import { paintCells } from "./colours.js";
 import { factorOf, isMasked } from "./geometry.js";
 
-/** Of 256 x 256 weights and as many pixels: 50 MB. */
+/** Of 256 x 256 weights and as many pixels: 50 MB. Of those in sight coarser ones are kept, too. */
 const MAX_TILES = 96;
+export const MAX_IN_SIGHT = 64;
 
-/** @typedef {{values: Float32Array, columns: number, canvas: HTMLCanvasElement | null, painted: string}} Tile */
 export class Tiles {
   #kept = new Cache(MAX_TILES);
   /** @type {Map<string, AbortController>} */
@@ -38,7 +38,7 @@ export class Tiles {
     return this.#asked.size > 0;
   }
 
-  /** A tile that is there. @returns {Tile | undefined} */
+  /** A tile that is there. */
   find({ zoom, y, x }) {
     return this.#kept.get(`${zoom}/${y}/${x}`);
   }
@@ -46,7 +46,7 @@ export class Tiles {
   /** Ask for those of `addresses` that are not there, and stop asking for all others. */
   want(addresses) {
     const names = new Map(addresses.map((address) => [`${address.zoom}/${address.y}/${address.x}`, address]));
-    for (const [name, controller] of this.#asked) if (!names.has(name)) controller.abort();
+    for (const name of this.#asked.keys()) if (!names.has(name)) this.#stop(name);
     for (const [name, address] of names) {
       if (!this.#kept.get(name) && !this.#asked.has(name) && !this.#failed.has(name)) this.#load(name, address);
     }
@@ -54,7 +54,17 @@ export class Tiles {
 
   /** Nothing is asked for any more. */
   stop() {
-    for (const controller of this.#asked.values()) controller.abort();
+    for (const name of this.#asked.keys()) this.#stop(name);
+  }
+
+  /** What a busy service has refused may be asked for again. */
+  forgive() {
+    this.#failed.clear();
+  }
+
+  #stop(name) {
+    this.#asked.get(name).abort();
+    this.#asked.delete(name);
   }
 
   async #load(name, address) {
@@ -63,24 +73,20 @@ export class Tiles {
     try {
       const { shape, values } = await this.load(address, controller.signal);
       this.#kept.set(name, { values, columns: shape[1], canvas: null, painted: "" });
-      this.onchange();
     } catch (error) {
-      if (error.name === "AbortError") return;
-      // Asked for again with the next view of this head, not with the next frame.
+      if (controller.signal.aborted) return;
       this.#failed.add(name);
       this.onproblem(error);
     } finally {
-      this.#asked.delete(name);
+      // Another may have asked since this one was stopped.
+      if (this.#asked.get(name) === controller) {
+        this.#asked.delete(name);
+        this.onchange();
+      }
     }
   }
 
-  /**
-   * The pixels of a tile, a cell each.
-   *
-   * @param {Tile} tile
-   * @param {{zoom: number, y: number, x: number}} address of it
-   * @param {import("./colours.js").Paint & {hidesFirst: boolean}} paint
-   */
+  /** The pixels of a tile, a cell each. */
   picture(tile, { zoom, y, x }, paint) {
     const name = JSON.stringify(paint);
     if (tile.painted !== name) {

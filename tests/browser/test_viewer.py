@@ -416,6 +416,12 @@ def test_its_arithmetic_is_that_of_the_service(server, open_page):
         " return [[...SEQUENTIAL], [...DIVERGING]]; }"
     )
     assert tables == [palette().reshape(-1).tolist() for palette in (sequential_palette, diverging_palette)]
+    for cell in (0.01, 0.06, 0.124, 0.125, 0.4, 0.5, 0.99, 1, 30):
+        choose = "async ([cell, zooms]) => (await import('./viewer/geometry.js')).chooseZoom(cell, zooms)"
+        factor = Pyramid(4096).factor(page.evaluate(choose, [cell, Pyramid(4096).num_zooms]))
+        # A pixel for each cell of the level, and not for each of the next finer one.
+        assert factor == 16 or factor * cell >= 1
+        assert factor == 1 or factor * cell < 2
     # By what may be seen: each query, and each cell of each level, by the keys and queries that it stands for.
     masked = """async ([length, factor, sight]) => {
         const { isMasked, countSeen } = await import('./viewer/geometry.js');
@@ -467,3 +473,26 @@ def test_two_fingers_enlarge_what_is_between_them(server, open_page):
     )
     assert query == other_query
     assert key < other_key <= key + 3
+
+
+def test_a_tile_that_a_busy_service_refused_is_asked_for_again(server, open_page):
+    page = open_page("about:blank", expect_statuses=[429])
+    refusal = {"detail": "64 large answers wait to be written; come back later", "errors": []}
+    refused = []
+
+    def refuse(route):
+        if refused:
+            route.fallback()
+        else:
+            refused.append(route.request.url)
+            route.fulfill(status=429, content_type="application/problem+json", body=json.dumps(refusal))
+
+    page.route("**/tiles/**", refuse)
+    page.goto(link(server, model="tiny", layer=0, head=0, input=json.dumps(IDS)))
+    page.wait_for_selector(f"#problem >> text={refusal['detail']}")
+    leave(page)
+    assert pixel_at(page, 60, 300)[:3] not in sequential_palette().tolist()
+    page.click("#in")
+    page.click("#fit")
+    leave(page)
+    assert pixel_at(page, 60, 300)[:3] in sequential_palette().tolist()
