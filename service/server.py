@@ -6,13 +6,14 @@ import errno
 import gc
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import threading
 from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 
@@ -190,8 +191,17 @@ def find_tracing(settings: Settings) -> "Tracing | None":
     return start_tracing(settings.otlp_endpoint, settings.trace_ratio)
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process at once. Python would let go of sessions, whose destructors throw where CUDA fails.
+
+    That is SIGABRT, and no exit code (`CUDAPinnedAllocator::Free` of ONNX Runtime, out of an arena's destructor).
+    """
+    logging.shutdown()
+    os._exit(code)
+
+
 def serve(parsed: argparse.Namespace) -> int:
-    """Serve until told to stop; returns the exit code."""
+    """Serve until told to stop; returns the exit code, or does not return if the device is lost."""
     settings = read_settings(parsed)
     check_exposure(settings)
     # Before anything is logged: a missing extra is one line, as a wrong setting is.
@@ -261,5 +271,5 @@ def serve(parsed: argparse.Namespace) -> int:
     if tracing is not None:
         tracing.close()
     if catalogue.is_lost:
-        return EXIT_DEVICE_LOST
+        _leave(EXIT_DEVICE_LOST)
     return 1 if failures or not server.started else 0

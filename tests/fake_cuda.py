@@ -4,6 +4,7 @@ Of a GPU this proves nothing. It proves what this code asks of ONNX Runtime, and
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,11 @@ class Session:
     def release_captured_graph(self, graph_id: int) -> None:
         self.released.append(graph_id)
 
+    def __del__(self, abort: Callable[[], None] = os.abort) -> None:
+        # What frees page-locked memory throws where CUDA fails. From a destructor, that ends the process.
+        if self.cuda.aborts and self.cuda.failure is not None:
+            abort()
+
 
 class FakeCuda:
     """A machine with GPUs.
@@ -161,6 +167,7 @@ class FakeCuda:
         graphs_are_wrong: whether a graph that is run again computes nothing.
         poison: tokens of a batch that ends in an error of CUDA.
         poison_rows: number of rows that end in one when other graphs than models are given them.
+        aborts: whether a session that is let go after such an error ends the process, as ONNX Runtime's destructors do.
     """
 
     def __init__(
@@ -171,11 +178,13 @@ class FakeCuda:
         graphs_are_wrong: bool = False,
         poison: list[int] | None = None,
         poison_rows: int | None = None,
+        aborts: bool = False,
     ) -> None:
         self.num_gpus = num_gpus
         self.refuses_graphs = refuses_graphs
         self.graphs_are_wrong = graphs_are_wrong
         self.poison, self.poison_rows = poison, poison_rows
+        self.aborts = aborts
         self.sessions: list[Session] = []
         """Of models."""
         self.copied_bytes = 0

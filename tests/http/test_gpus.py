@@ -16,12 +16,13 @@ pytestmark = pytest.mark.http
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "tests" / "bundles" / "v1"
 POISON = [1] * 9
-# The service under test finds GPUs, of which an error stays with the process after one batch.
+# The service under test finds GPUs, of which an error stays with the process after one batch, whose sessions nobody can
+# let go then.
 PRELUDE = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from tests.fake_cuda import FakeCuda
-FakeCuda(num_gpus=2, poison={POISON}).install()
+FakeCuda(num_gpus=2, poison={POISON}, aborts=True).install()
 """
 FLAGS = (
     *("--device", "cuda", "--gpus", "0,1", "--engines", "2", "--cuda-graphs", "4", "--tf32-error", "0.001"),
@@ -106,7 +107,7 @@ def test_an_error_while_weights_are_computed_is_one_of_the_device(repository, st
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from tests.fake_cuda import FakeCuda
-FakeCuda(poison_rows=11).install()
+FakeCuda(poison_rows=11, aborts=True).install()
 """
     with start_server(repository, "--device", "cuda", "--gpu-weights-from", "1000", prelude=prelude) as served:
         # Small: weighed on the CPU. Large, and not poisoned.
