@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "service" / "viewer"
 TEXTS = {name: file.content.decode() for name, file in FILES.items()}
 PATHS = ["/", *(f"/viewer/{name}" for name in sorted(FILES) if name != PAGE)]
 KEYS = [{"name": "somebody", "sha256": hash_secret("somebody's").hex(), "scopes": []}]
-MAX_BYTES = 100_000
+MAX_BYTES = 150_000
 
 
 @pytest.fixture
