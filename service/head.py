@@ -1,4 +1,7 @@
-"""Heads: the line and headers of a request, bounded while they are read, before it is known who asks."""
+"""Heads: the line and headers of a request, bounded while they are read, and of an answer, sent with its body."""
+
+import asyncio
+from typing import Any
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -6,6 +9,50 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from attnserve.service.problems import MEDIA_TYPE, HeadTooLarge, describe_problem
 
 MAX_HEAD_BYTES = 64 * 1024
+# Longer bodies are not copied behind their heads: no system call would send them whole.
+MAX_JOINED_BYTES = 64 * 1024
+
+
+class JoiningTransport:
+    """A transport that sends the head of an answer together with its body, where uvicorn writes one after the other.
+
+    A process that is killed between the two has sent half an answer, and no gateway asks another one any more. A head
+    that nothing follows at once, as that of a stream, goes out in the next turn of the loop.
+
+    Args:
+        transport: of the connection; all but `write` and `close` is its own.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep what looks like a head until more comes or this turn of the loop ends."""
+        if self._head:
+            if len(data) <= MAX_JOINED_BYTES:
+                data = self._head + data
+            else:
+                self._transport.write(self._head)
+            self._head = b""
+        elif data.startswith(b"HTTP/"):
+            self._head = data
+            asyncio.get_running_loop().call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Close the connection when all is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
 
 
 class BoundedHead(HttpToolsProtocol):
@@ -18,6 +65,10 @@ class BoundedHead(HttpToolsProtocol):
     _is_in_head = False
     _is_too_large = False
     _unfinished_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection."""
+        super().connection_made(JoiningTransport(transport))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a connection."""

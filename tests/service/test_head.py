@@ -1,12 +1,13 @@
 """Heads of requests: those that anybody needs are answered, larger ones refused before they fill the memory."""
 
+import asyncio
 import json
 import socket
 from urllib.parse import urlsplit
 
 import pytest
 
-from attnserve.service.head import MAX_HEAD_BYTES
+from attnserve.service.head import MAX_HEAD_BYTES, MAX_JOINED_BYTES, JoiningTransport
 
 pytestmark = pytest.mark.http
 
@@ -74,3 +75,64 @@ def test_what_comes_before_a_head_does_not_count(connection):
         assert read_answer(connection)[0] == 200
         connection.sendall(b"\r\n" + body)
         assert read_answer(connection)[0] == 200
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+
+
+class Transport:
+    """What is sent, write by write."""
+
+    def __init__(self):
+        self.sent = []
+
+    def write(self, data):
+        self.sent.append(data)
+
+    def close(self):
+        self.sent.append("close")
+
+    def is_closing(self):
+        return "close" in self.sent
+
+
+@pytest.mark.parametrize(
+    ("writes", "sent"),
+    [
+        ([HEAD, b"body"], [HEAD + b"body"]),
+        ([HEAD, b"body", b"more", HEAD, b"body"], [HEAD + b"body", b"more", HEAD + b"body"]),
+        ([HEAD, bytes(MAX_JOINED_BYTES)], [HEAD + bytes(MAX_JOINED_BYTES)]),
+        ([HEAD, bytes(MAX_JOINED_BYTES + 1)], [HEAD, bytes(MAX_JOINED_BYTES + 1)]),
+        ([HEAD], [HEAD]),
+        ([HEAD, HEAD], [HEAD + HEAD]),
+        ([b""], [b""]),
+    ],
+    ids=["answer", "two", "at most", "long body", "no body", "heads alone", "nothing"],
+)
+def test_an_answer_is_sent_with_its_head(writes, sent):
+    transport = Transport()
+
+    async def answer():
+        joining = JoiningTransport(transport)
+        for data in writes:
+            joining.write(data)
+        # What is kept is kept for no longer than this turn.
+        await asyncio.sleep(0)
+
+    asyncio.run(answer())
+    assert transport.sent == sent
+
+
+def test_a_head_without_a_body_is_sent_before_the_connection_is_closed():
+    transport = Transport()
+
+    async def answer():
+        joining = JoiningTransport(transport)
+        joining.write(HEAD)
+        assert not joining.is_closing()
+        joining.close()
+        assert joining.is_closing()
+        await asyncio.sleep(0)
+
+    asyncio.run(answer())
+    assert transport.sent == [HEAD, "close"]
