@@ -223,6 +223,12 @@ def get_catalogue(request: Request) -> Catalogue:
     return catalogue
 
 
+def has_already(request: Request, tag: str) -> bool:
+    """Whether `If-None-Match` says that the client has the answer of this `ETag`, which may have become weak."""
+    known = [entry.strip() for entry in request.headers.get("if-none-match", "").split(",")]
+    return "*" in known or tag in known or f"W/{tag}" in known
+
+
 def answer_json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A document as JSON; numbers of numpy included."""
     return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), status, headers, JSON)

@@ -7,6 +7,7 @@ from fastapi import Request, Response
 
 from attnserve.service.captures.capture import Capture
 from attnserve.service.formats.respond import VARY
+from attnserve.service.routing import has_already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,5 +51,4 @@ def judge(request: Request, capture: Capture, media_type: str, encoding: str, se
         "Cache-Control": f"private, max-age={seconds_left}, immutable",
         **describe_capture(capture, seconds_left),
     }
-    known = [entry.strip() for entry in request.headers.get("if-none-match", "").split(",")]
-    return Freshness(headers=headers, is_known="*" in known or tag in known)
+    return Freshness(headers=headers, is_known=has_already(request, tag))

@@ -27,6 +27,9 @@ export function keepKey(key) {
   else sessionStorage.removeItem(KEY);
 }
 
+/** The path of what a version of a model is asked for, as `predict`. */
+export const pathOf = (model, version, what) => `v1/models/${encodeURIComponent(model)}/versions/${version}/${what}`;
+
 /** The whole address of a path of the API, as `v1/models`. */
 export const addressOf = (path) => new URL(path, document.baseURI).href.split("#")[0];
 

@@ -1,6 +1,6 @@
 /** A capture: one forward pass that the service keeps, and everything the page asks about it. */
 
-import { ask, askJson, askTensors, Problem } from "./api.js";
+import { ask, askJson, askTensors, pathOf, Problem } from "./api.js";
 import { Cache } from "./cache.js";
 import { decodeRoots } from "./safetensors.js";
 
@@ -23,7 +23,7 @@ export class Capture {
 
   /** Run a forward pass, and have it kept; `body` is JSON. */
   static async take(model, version, body, signal) {
-    const path = `v1/models/${encodeURIComponent(model)}/versions/${version}/captures`;
+    const path = pathOf(model, version, "captures");
     return new Capture(path, body, await askJson(path, { method: "POST", body, signal }));
   }
 

@@ -4,7 +4,7 @@ import {
   chooseZoom, clampView, factorOf, fitView, listTiles, revealCell, TILE, tickStep, zoomView,
 } from "./geometry.js";
 import { Gestures } from "./gestures.js";
-import { MAX_IN_SIGHT } from "./tiles.js";
+import { MAX_IN_SIGHT, WHOLE } from "./tiles.js";
 import { showToken } from "./words.js";
 
 const FONT = "11px ui-sans-serif, system-ui, sans-serif";
@@ -150,7 +150,7 @@ export class Matrix {
     // On a large screen more would push each other out for ever.
     while (wanted.length > MAX_IN_SIGHT) wanted = listTiles(view, --chosen, numZooms);
     // The whole map in one tile is small, and stands in for all that is not there yet.
-    tiles.want([{ zoom: 0, y: 0, x: 0 }, ...wanted]);
+    tiles.want([WHOLE, ...wanted]);
     this.#canvas.ariaBusy = tiles.isAsking;
     context.fillStyle = this.colours.masked;
     const place = (at, begin) => Math.round((this.#gutter + (at - begin) * view.cell) * ratio);

@@ -64,6 +64,6 @@ export function strongestPattern(measures, entry) {
 export function formatNumber(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0";
-  if ( Math.abs(value) < 10 ** -digits) return value.toExponential(1);
+  if (Math.abs(value) < 10 ** -digits) return value.toExponential(1);
   return value.toFixed(digits);
 }

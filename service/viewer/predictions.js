@@ -1,6 +1,6 @@
 /** Predictions: of the last position, or of the one that was chosen. */
 
-import { askJson } from "./api.js";
+import { askJson, pathOf } from "./api.js";
 import { createBar, find } from "./dom.js";
 import { writeBody } from "./inputs.js";
 import { formatNumber } from "./measures.js";
@@ -34,7 +34,7 @@ export class Predictions {
       return;
     }
     const { signal } = (this.#controller = new AbortController());
-    const path = `v1/models/${encodeURIComponent(this.document.model)}/versions/${this.document.version}/predict`;
+    const path = pathOf(this.document.model, this.document.version, "predict");
     try {
       const body = writeBody(this.model, this.sequence, [step]);
       const answer = await askJson(path, { method: "POST", body, signal });

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from attnserve.service.guard import Need, needs
 from attnserve.service.problems import NotFound
-from attnserve.service.routing import PlainRoute, get
+from attnserve.service.routing import PlainRoute, get, has_already
 
 PAGE = "index.html"
 TYPES = {
@@ -87,7 +87,6 @@ async def show_file(request: Request, file: str) -> Response:
 
 def _answer(request: Request, file: File) -> Response:
     headers = {**HEADERS, "ETag": file.tag}
-    known = [entry.strip().removeprefix("W/") for entry in request.headers.get("if-none-match", "").split(",")]
-    if file.tag in known or "*" in known:
+    if has_already(request, file.tag):
         return Response(status_code=304, headers=headers)
     return Response(file.content, headers=headers, media_type=file.media_type)

@@ -1,17 +1,16 @@
 /** What is seen, as a request that one can paste. The key is never in it. */
 
-import { addressOf } from "./api.js";
+import { addressOf, pathOf } from "./api.js";
 
 /** Weights that a JSON answer may hold. */
 const MAX_JSON = 65536;
 
 export function writeCurl({ model, version, sequence, layer, head, query, length, hasKey }) {
-  const path = `v1/models/${encodeURIComponent(model)}/versions/${version}/attention`;
   const question = { sequences: [sequence], quantity: "weights", layers: [layer], heads: [head] };
   if (query !== null) question.queries = [query];
   const isLarge = (query === null ? length : 1) * length > MAX_JSON;
   return [
-    `curl ${quote(addressOf(path))}`,
+    `curl ${quote(addressOf(pathOf(model, version, "attention")))}`,
     hasKey && `-H "X-Api-Key: $ATTNSERVE_API_KEY"`,
     `--json ${quote(JSON.stringify(question))}`,
     isLarge && "-H 'Accept: application/x-safetensors' -o weights.safetensors",

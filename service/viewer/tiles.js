@@ -2,11 +2,15 @@
 
 import { Cache } from "./cache.js";
 import { paintCells } from "./colours.js";
-import { factorOf, isMasked } from "./geometry.js";
+import { factorOf, isMasked, TILE } from "./geometry.js";
 
 /** Of 256 x 256 weights and as many pixels: 50 MB. Of those in sight coarser ones are kept, too. */
 const MAX_TILES = 96;
 export const MAX_IN_SIGHT = 64;
+/** The tile that all of a map is in. */
+export const WHOLE = { zoom: 0, y: 0, x: 0 };
+
+const nameOf = ({ zoom, y, x }) => `${zoom}/${y}/${x}`;
 
 export class Tiles {
   #kept = new Cache(MAX_TILES);
@@ -22,7 +26,7 @@ export class Tiles {
   /** The largest weight, and that of all keys but the first. */
   findPeaks() {
     if (this.peaks) return this.peaks;
-    const whole = this.#kept.get("0/0/0");
+    const whole = this.find(WHOLE);
     if (!whole) return null;
     let all = 0, others = 0;
     for (let at = 0; at < whole.values.length; at++) {
@@ -39,13 +43,13 @@ export class Tiles {
   }
 
   /** A tile that is there. */
-  find({ zoom, y, x }) {
-    return this.#kept.get(`${zoom}/${y}/${x}`);
+  find(address) {
+    return this.#kept.get(nameOf(address));
   }
 
   /** Ask for those of `addresses` that are not there, and stop asking for all others. */
   want(addresses) {
-    const names = new Map(addresses.map((address) => [`${address.zoom}/${address.y}/${address.x}`, address]));
+    const names = new Map(addresses.map((address) => [nameOf(address), address]));
     for (const name of this.#asked.keys()) if (!names.has(name)) this.#stop(name);
     for (const [name, address] of names) {
       if (!this.#kept.get(name) && !this.#asked.has(name) && !this.#failed.has(name)) this.#load(name, address);
@@ -90,7 +94,7 @@ export class Tiles {
   picture(tile, { zoom, y, x }, paint) {
     const name = JSON.stringify(paint);
     if (tile.painted !== name) {
-      const factor = factorOf(zoom, this.numZooms), top = 256 * y, left = 256 * x;
+      const factor = factorOf(zoom, this.numZooms), top = TILE * y, left = TILE * x;
       const isBare = (row, column) =>
         (paint.hidesFirst && left + column === 0) ||
         isMasked(top + row, left + column, factor, this.length, this.sight);
@@ -123,8 +127,8 @@ export function cutTiles(values, length, numZooms) {
     [values, size] = [pooled, half];
   }
   return async ({ zoom, y, x }) => {
-    const level = levels[zoom], top = 256 * y, left = 256 * x;
-    const rows = Math.min(256, level.size - top), columns = Math.min(256, level.size - left);
+    const level = levels[zoom], top = TILE * y, left = TILE * x;
+    const rows = Math.min(TILE, level.size - top), columns = Math.min(TILE, level.size - left);
     const cut = new Float32Array(rows * columns);
     for (let row = 0; row < rows; row++) {
       const begin = (top + row) * level.size + left;
