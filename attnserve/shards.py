@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 
 from attnserve.checkpoint_files import INDEX_FILE, MAX_JSON_BYTES
 from attnserve.records import RecordError, read_text
-from attnserve.weights import LENGTH_BYTES
 
 MAX_HEADER_BYTES = 100_000_000
 """As of the format."""
+LENGTH_BYTES = 8
 ALIGNMENT = 8
 METADATA = "__metadata__"
 
